@@ -1,4 +1,4 @@
-"""Corrections: diff of annotations against the predictions that they started from, per tag and image. Pure.
+"""Corrections: diff of annotations against the predictions that they started from. Pure.
 
 A tag is its text: two choices with one text are one tag, which is on if either
 is ticked. A ticked entry of a nested list leaves the entries above it unknown.
@@ -38,8 +38,7 @@ class CaptionCorrection:
 
     Attributes:
         to_name: name of the image.
-        shown: the caption that the annotation started from; "": none, or not
-            known.
+        shown: the caption that it started from; "": none, or not known.
         text: the annotator's; "": removed.
         model_version: that wrote `shown`; None: not known.
     """
@@ -69,12 +68,9 @@ def corrections_of(
 ) -> list[TaskLabels]:
     """The corrections of each usable annotation, one per image with tags.
 
-    An annotation confirms, adds, removes or leaves untouched relative to the
-    prediction that it started from. Without a known prediction, every ticked
-    tag is added.
-
-    Unusable annotations are ignored; `shown` are served predictions by task,
-    `task_data` newer data of tasks than the events have.
+    Without a known prediction to start from, every ticked tag is added.
+    `shown` are served predictions by task, `task_data` newer data of tasks than
+    the events have.
     """
     usable = [annotation for annotation in annotations if annotation.parsed.usable]
     data = {
@@ -88,8 +84,7 @@ def corrections_of(
 def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
     """Weak labels of each image, by task and image name.
 
-    Ground truth, if a task has any, decides alone. Otherwise several
-    annotations are merged by weighted vote (`weighted_vote`).
+    Ground truth, if a task has any, decides alone; else `weighted_vote`.
     """
     by_image: dict[tuple[int, str], list[TaskLabels]] = {}
     for each in corrections:
@@ -98,7 +93,7 @@ def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
 
 
 def shown_to(parsed: ParsedAnnotation, shown: Sequence[ShownPrediction]) -> ShownPrediction | None:
-    """The prediction that an annotation started from: by its id, else the last one served before it was made.
+    """The prediction that an annotation started from: by its id, else the last before.
 
     None: it started from none, or the prediction is not known.
     """
@@ -117,7 +112,7 @@ def shown_to(parsed: ParsedAnnotation, shown: Sequence[ShownPrediction]) -> Show
 def caption_corrections(
     schema: LabelSchema, annotations: Iterable[CurrentAnnotation], shown: _Shown
 ) -> list[CaptionCorrection]:
-    """The caption corrections of usable annotations; one per caption control with a text, shown or written."""
+    """Of usable annotations, one per caption control with a text."""
     found: list[CaptionCorrection] = []
     for parsed in (each.parsed for each in annotations if each.parsed.usable):
         origin = shown_to(parsed, shown.get(parsed.task, ()))
@@ -235,7 +230,7 @@ def _texts(choices: Iterable[_Choices]) -> Mapping[str, None]:
 
 
 def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], shown: _Shown) -> Mapping[str, str]:
-    """Free tags: case folded -> as the model, else the first annotator writes them; sorted."""
+    """Free tags: case folded -> as the model or an annotator has it; sorted."""
     found: dict[str, str] = {}
     tasks = sorted({annotation.parsed.task for annotation in annotations})
     for each in (each for task in tasks for row in shown.get(task, ()) for each in row.choices):

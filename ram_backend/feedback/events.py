@@ -1,4 +1,4 @@
-"""Ledger events from Label Studio's webhooks and listings, and their projection (read model).
+"""Ledger events from webhooks and listings, and their projection (read model).
 
 Events are trimmed, each with an identity of its own; the projection is the
 latest annotation per id, independent of their order. Pure.
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The fixed choices of a label config at the time of a statement: others were unknown to the annotator, not off.
+    """The fixed choices of a label config then: others were unknown, not off.
 
     Attributes:
         digest: sha256 of `to_json`.
@@ -73,7 +73,7 @@ class LabelSpace:
 
 @lru_cache(maxsize=64)
 def label_space_of(label_config: str) -> LabelSpace | None:
-    """The label space of a label config; None if it can't be parsed. The latest ones are cached."""
+    """The label space of a label config; None if it can't be parsed."""
     try:
         return LabelSpace.of(parse_label_config(label_config))
     except LabelConfigError:
@@ -129,7 +129,6 @@ class CurrentAnnotation:
     Attributes:
         task_data: of its task; {}: not known.
         offered: the tags that could be chosen then; None: not known.
-        received_at: when the event came.
     """
 
     event_id: int
@@ -141,7 +140,7 @@ class CurrentAnnotation:
 
 @dataclass(frozen=True)
 class AnnotationChanges:
-    """Number of usable annotations that were added, edited or withdrawn between two moments."""
+    """Numbers of usable annotations that changed between two moments."""
 
     added: int = 0
     edited: int = 0
@@ -159,10 +158,8 @@ class Fingerprint:
 
     Attributes:
         count: number of annotations.
-        first_event, last_event: the earliest and the latest of their events; 0:
-            none.
-        hash: sha256 of their ids and contents, independent of the order of
-            events.
+        first_event, last_event: of their events; 0: none.
+        hash: sha256 of their ids and contents, whatever the order of events.
     """
 
     count: int
@@ -172,11 +169,7 @@ class Fingerprint:
 
 
 def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
-    """The events in one webhook call; most actions have none. Never raises.
-
-    Entries that can't be recorded (no id, wrong types, huge) are dropped and
-    counted in the log.
-    """
+    """The events in one webhook call. Never raises: the log counts what is dropped."""
     entries = request.task_objects if request.action in DELETING_TASKS else request.annotation_objects
     numbers = [number for each in entries if (number := parse_id(each)) is not None]
     if request.action in STATING:
@@ -217,11 +210,11 @@ def statement_event(
 
 
 def current(headers: Iterable[EventHeader]) -> dict[int, EventHeader]:
-    """The current annotations: the latest statement of each one that still exists, by its id, ascending.
+    """The latest statement of each annotation that still exists, by its id, ascending.
 
     The latest has the greatest `updated_us`, then the greatest content hash. An
-    annotation is gone if it or its task was deleted, whichever event came
-    first, or if the last listing that should have had it lacked it.
+    annotation is gone if it or its task was deleted, in any order of events, or
+    if the last listing that should have had it lacked it.
     """
     headers = list(headers)
     latest: dict[int, EventHeader] = {}
@@ -290,5 +283,5 @@ def _contents(annotations: Mapping[int, EventHeader]) -> dict[int, str]:
 
 
 def _precedence(header: EventHeader) -> tuple[int, str, int]:
-    """Of two rows of a statement (before and after the project was known) the first counts."""
+    """Of two rows of a statement (before and after `/setup`) the first counts."""
     return (header.updated_us, header.content, -header.event_id)

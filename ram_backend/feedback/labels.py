@@ -1,4 +1,4 @@
-"""Weak labels: per tag of an image a label, its weight, and how it came about; counts of them per tag. Pure."""
+"""Weak labels: per tag of an image a label, its weight, and its state. Pure."""
 
 from __future__ import annotations
 
@@ -39,20 +39,18 @@ UNKNOWN, UNTOUCHED = TagLabel(False, 0.0, "unknown"), TagLabel(False, 1.0, "unto
 
 @dataclass(frozen=True)
 class TaskLabels:
-    """The labels of one image from one annotation (a correction), or merged from several.
+    """The labels of one image from one annotation (a correction), or several.
 
     Attributes:
         to_name: name of the image in the label config.
         reference: where the image is; None: the task doesn't say.
-        candidates: the tags that could be chosen, in order (the values say
-            nothing); one object for all tasks with the same tags.
+        candidates: the tags that could be chosen, in order; one object for all
+            tasks with the same tags.
         states: labels of the tags that at least one annotator touched.
         ground_truth: an annotation marked as ground truth decided.
-        annotation_ids: of the annotations, ascending.
-        model_versions: of the predictions that they started from, as far as
-            known.
-        versions: the project's versions that made those; the bundle's base is
-            none.
+        annotation_ids: ascending.
+        model_versions: of the predictions that they started from.
+        versions: the project's versions that made those; none of the base.
     """
 
     task_id: int
@@ -75,10 +73,7 @@ class TaskLabels:
 
 
 def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Labels (N, L) bool and weights (N, L) float32 in [0, 1] of N images and L distinct tags.
-
-    The weight is 0 where an image's candidates lack a tag.
-    """
+    """Labels (N, L) bool, weights (N, L) float32 in [0, 1]; 0 where candidates lack a tag."""
     on = np.zeros((len(labels), len(tags)), dtype=np.bool_)
     weights = np.zeros((len(labels), len(tags)), dtype=np.float32)
     columns = {tag: index for index, tag in enumerate(tags)}
@@ -96,7 +91,7 @@ def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArra
 
 
 def merge_choices(one: TagLabel | None, other: TagLabel) -> TagLabel:
-    """Merges two choices of one tag: on before off, then explicit statements before silence."""
+    """Merges two choices of one tag: on before off, statements before silence."""
     if one is None:
         return other
 
@@ -142,18 +137,18 @@ class TagCounts:
 
     @property
     def precision(self) -> float | None:
-        """Precision: the share of shown ticks that people left on; None: never shown."""
+        """The share of shown ticks that people left on; None: never shown."""
         return self.confirmed / self.shown if self.shown else None
 
     @property
     def recall(self) -> float | None:
-        """Recall: the share of the photos with this tag on which it was ticked beforehand; None: on no photo."""
+        """The share of photos with this tag on which it was ticked; None: no photo."""
         positives = self.confirmed + self.added
         return self.confirmed / positives if positives else None
 
 
 def count_tags(corrections: Sequence[TaskLabels]) -> list[TagCounts]:
-    """Per tag how often it was confirmed, added and removed, the most frequent first."""
+    """Counts of each tag, the most frequent first."""
     counts: dict[str, Counter[LabelState]] = {}
     for each in corrections:
         for tag, label in each.states.items():

@@ -1,4 +1,4 @@
-"""Event-sourced ledger of annotations: immutable events in the database, current annotations as a projection of them.
+"""Event-sourced ledger of annotations: immutable events, and their projection.
 
 A project's rows from before its first `/setup` have the instance "" and are
 read together with the later ones.
@@ -42,7 +42,7 @@ def _unique(table: str, *columns: str) -> UniqueConstraint:
 
 
 class EventRow(OfProject, Base):
-    """One `FeedbackEvent`, never changed and never deleted; `offered` is the digest of its label space, or ""."""
+    """One `FeedbackEvent`, never changed; `offered`: digest of its label space, or ""."""
 
     __tablename__ = "feedback_events"
     __table_args__ = (
@@ -77,10 +77,7 @@ class LabelSpaceRow(OfProject, Base):
 
 
 class ShownRow(OfProject, Base):
-    """A served prediction for a task by one model version; `choices` and `images` are JSON.
-
-    `prediction_id` is Label Studio's id, once reconciliation has found it.
-    """
+    """A served prediction; JSON columns; `prediction_id` comes by reconciliation."""
 
     __tablename__ = "shown"
     __table_args__ = (_unique("shown", "task_id", "model_version"),)
@@ -97,7 +94,7 @@ class ShownRow(OfProject, Base):
 
 
 class TaskImageRow(OfProject, Base):
-    """Hashes of an image of a task when it was last seen; `reference` is a sha256."""
+    """Hashes of an image of a task, as last seen; `reference` is a sha256."""
 
     __tablename__ = "task_images"
     __table_args__ = (_unique("task_images", "task_id", "reference"),)
@@ -119,19 +116,16 @@ _SHOWN = ("version", "shown_at", "source", "choices", "images")
 
 
 class Ledger:
-    """The ledger of all projects in one database, whose migrations have run (`open_migrated`)."""
+    """The ledger of all projects in one database (of `open_migrated`)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def record(self, key: ProjectKey, events: Sequence[FeedbackEvent]) -> int:
-        """Appends events, all or none; they are durable when this returns. Known ones change nothing.
+        """Appends what is new of the events, all or none, durably; returns its number.
 
         Ids are given one transaction after another: a reader that sees id n
         sees all before it.
-
-        Returns:
-            The number of new events.
 
         Raises:
             DatabaseUnavailable: nothing was written.
@@ -168,10 +162,7 @@ class Ledger:
         return int(total or 0)
 
     def annotations(self, key: ProjectKey, *, up_to: int | None = None) -> list[CurrentAnnotation]:
-        """The current annotations: the latest statement of each existing one, by id, usable or not.
-
-        As of the event `up_to`; None: now.
-        """
+        """The current annotations, usable or not, by id, as of event `up_to` (None: now)."""
         latest = current(self.headers(key, up_to=up_to))
         with self._database.reading() as session:
             spaces = select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(_of_project(LabelSpaceRow, key))
@@ -205,7 +196,7 @@ class Ledger:
             return session.scalar(last.order_by(EventRow.event_id.desc()).limit(1)) or 0
 
     def changes_since(self, key: ProjectKey, event_id: int, *, up_to: int | None = None) -> AnnotationChanges:
-        """Changes of the usable annotations after an event, up to another one (None: now)."""
+        """Changes of usable annotations after an event, up to another (None: now)."""
         headers = self.headers(key, up_to=up_to)
         return changes(current(each for each in headers if each.event_id <= event_id), current(headers))
 

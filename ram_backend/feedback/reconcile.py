@@ -1,4 +1,4 @@
-"""Reconciliation of the ledger with Label Studio's API, since webhooks come late, twice or not at all."""
+"""Reconciliation of the ledger with Label Studio: webhooks come late or not at all."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from ram_backend.projects.project import Project, TrustedHost, connection_of
 from ram_backend.settings import Settings
 
 SETTLED = timedelta(seconds=60)
-"""An annotation that arrived later than this before the listing is not taken for gone if the listing lacks it: Label
-Studio sends the webhook before it commits the annotation."""
+"""An annotation that arrived later than this before a listing is not taken for gone: Label Studio sends the webhook
+before it commits the annotation."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = logging.getLogger(__name__)
@@ -45,8 +45,7 @@ class Reconciled:
         added: statements that the ledger lacked.
         gone: annotations that Label Studio no longer has.
         returned: annotations that an earlier listing lacked.
-        shown: predictions that annotators started from and that were not
-            recorded.
+        shown: predictions that annotators started from, newly recorded.
         left_out: annotations that can't be parsed.
     """
 
@@ -68,20 +67,17 @@ def reconcile(
     settled: timedelta = SETTLED,
     progress: Callable[[int], None] | None = None,
 ) -> Reconciled:
-    """Lists all annotated tasks and adds what the ledger lacks; nothing is written before all has been read.
+    """Lists all annotated tasks, then adds what the ledger lacks.
 
     A statement that differs only by its missing parent prediction is not added:
     Label Studio forgets deleted predictions. An annotation that the listing
-    lacks is looked up once more by its task before it counts as gone.
-
-    Only annotations that arrived before `began` (the start of the listing, by
-    default now) minus `settled` are taken for gone. `progress` is called with
-    the number of tasks read so far.
+    lacks is looked up once more by its task before it counts as gone, and only
+    if it arrived before `began` (by default now) minus `settled`. `progress` is
+    called with the number of tasks read so far.
 
     Raises:
         LabelStudioUnreachable: nothing was written.
-        LabelStudioRefused: the project doesn't exist, or another one has its
-            id; nothing was written.
+        LabelStudioRefused: there is no such project; nothing was written.
     """
     began = began or datetime.now(UTC)
     offered = _same_project(key, api)
@@ -135,8 +131,7 @@ def label_studio_of(settings: Settings, project: Project, *, trusted_host: Trust
 
     Raises:
         LabelStudioUnreachable: its address is unknown.
-        SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't
-            be used.
+        SettingsError: address, token or RAM_ALLOWED_IMAGE_HOSTS can't be used.
     """
     connection = connection_of(settings, project, trusted_host)
     if connection.base_url is None:
@@ -189,7 +184,7 @@ def _same_project(key: ProjectKey, api: ProjectApi) -> LabelSpace | None:
 
 
 def _lost_its_prediction(listed: ParsedAnnotation, known: CurrentAnnotation | None) -> bool:
-    """Whether a listed annotation equals the known one but for its parent prediction."""
+    """Whether an annotation equals the known one but for its parent prediction."""
     if known is None or listed.parent_prediction is not None:
         return False
     before = known.parsed

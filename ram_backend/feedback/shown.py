@@ -1,4 +1,4 @@
-"""Value objects and JSON codec of shown predictions, and of the identity of their images."""
+"""Value objects and JSON codec of shown predictions and their images."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ShownPrediction:
         return canonical_json(rows)
 
     def images_json(self) -> str:
-        """[[name, reference, sha256, perceptual hash], ...]; long references are left out."""
+        """[[name, reference, sha256, perceptual hash], ...] without long references."""
         places = [each.reference if len(each.reference) <= 2000 else "" for each in self.images]
         rows = zip(self.images, places, strict=True)
         return canonical_json([[each.to_name, place, each.sha256, f"{each.phash:016x}"] for each, place in rows])
@@ -92,15 +92,10 @@ def shown_of(
     images: Sequence[ShownImage],
     version: str | None,
 ) -> ShownPrediction:
-    """What one prediction shows now.
+    """What one prediction, in Label Studio's shape, shows now.
 
-    Args:
-        schema: of the label config.
-        task_id: Label Studio's number.
-        prediction: in Label Studio's shape.
-        scored: by control, all choices whose scores are known.
-        images: that were tagged.
-        version: name of the project's version; None: the bundle's base.
+    `scored`: by control, all choices whose scores are known. `version`: name of
+    the project's version; None: the bundle's base.
     """
     choices: list[ShownChoice] = []
     items = read_items(prediction["result"])
@@ -127,7 +122,7 @@ ImageHashes = Mapping[tuple[int, str], tuple[str, int]]
 
 
 def image_key(task_id: int, reference: str | None) -> tuple[int, str]:
-    """Names an image of a task by the digest of its reference, which may be a data URI."""
+    """Names an image of a task by the digest of its reference."""
     return task_id, sha256((reference or "").encode("utf-8", "replace")).hexdigest()
 
 

@@ -70,7 +70,7 @@ def group_near_duplicates(phash: NDArray[np.uint64], content: Sequence[str]) -> 
 
 
 def _linked(hashes: NDArray[np.uint64], bits: int) -> Rows:
-    """(n,) a number for each hash, the same where a chain of hashes that differ in at most `bits` bits joins them."""
+    """(n,) numbers, equal along chains of hashes, each `bits` apart at most."""
     from sklearn.cluster import DBSCAN
 
     distinct, of_row = np.unique(hashes, return_inverse=True)

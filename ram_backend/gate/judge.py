@@ -1,4 +1,4 @@
-"""Acceptance gate: sign-flip test of edits, association test, non-inferiority of mAP, off-target check.
+"""Acceptance gate: sign-flip test of edits, association, ranking, off-target check.
 
 One candidate is compared with what is served now on all corrected images, each
 scored by a fit that saw neither it nor its near-duplicates. It passes only with
@@ -29,20 +29,20 @@ UNRELATED_FROM = 0.002
 """Labels are unrelated where more than this share of permutations is ranked as well as they are. Strict, since a
 candidate that ticks less has fewer edits on random labels."""
 FEWEST_IMAGES, FEWEST_POSITIVES = 20, 10
-"""Groups of near-duplicates, and right pairs of tags that also have wrong ones: with fewer, nothing is judged."""
+"""Groups of near-duplicates, and right pairs of tags that are also wrong, to judge by."""
 MAX_SAMPLE_RATIO = 4.0
-"""The verdict is `needs_data` where up to this many times as many images would make the gain certain."""
+"""`needs_data` where up to this many times as many images would prove the gain."""
 MIN_EFFECT = 0.03
 """Share of the edits below which a gain isn't worth waiting for."""
 MOST_LISTED = 8
-"""Tags of which the verdict counts wrong ticks that vanish and right ones that are new."""
+"""Tags of which the verdict counts vanished wrong and new right ticks."""
 LARGEST_RANKING_LOSS = 0.005
-"""mAP that a candidate may lose, beyond what the standard error explains (one-sided 95 %)."""
+"""mAP that may be lost beyond the standard error (one-sided 95 %)."""
 LARGEST_MOVE = 0.15
 """Mean absolute difference of the scores, in relation to the bundle's mean score. Relative, since most tags are wrong
 for most images: a mean score is .01 to .03, and an absolute limit would mean something else for each bundle."""
 LEAST_AGREEMENT = 0.97
-"""mAP of the candidate's scores where the bundle's decisions (score above threshold) are taken for the truth."""
+"""mAP of the candidate's scores against the bundle's decisions (score above threshold)."""
 
 UNRELATED = "labels look unrelated to the images"
 """Part of the reason where they do."""
@@ -97,7 +97,7 @@ class Verdict:
 
 
 def refuse_before_fitting(training_set: TrainingSet, seed: int = 0) -> Verdict | None:
-    """What can be said before anything is fitted: too little to judge by, or labels unrelated to the images.
+    """What can be said before a fit: too little data, or labels unrelated to the images.
 
     Args:
         training_set: all corrections.
@@ -205,7 +205,7 @@ def judge_candidate(
 def measure_shift(
     bundle: NDArray[np.floating], candidate: NDArray[np.floating], thresholds: NDArray[np.floating]
 ) -> OffTargetShift:
-    """Compares scores of tags outside the subset, on the project's images and the bundled photos.
+    """Compares scores of tags outside the subset, on project images and bundled photos.
 
     A tag outside the project's subset may be asked for tomorrow. A candidate
     that changes only the project's tags leaves the others bit for bit alone;

@@ -1,4 +1,4 @@
-"""Sign-flip test of edits, permutation test of association, Poisson test of annotators. Pure; same seed, same answer.
+"""Sign-flip test of edits, permutation test of association, Poisson test of annotators. Pure.
 
 Shapes: N images, L tags, G groups of near-duplicates. Everything is resampled
 by group: near-duplicates aren't independent evidence.
@@ -20,9 +20,9 @@ BoolArray = NDArray[np.bool_]
 FLIPS = 4999
 PERMUTATIONS = 999
 MOST_COMPARED, MOST_PERMUTED = 5000, 500
-"""Groups that the sign-flip test and the permutation test look at, drawn by the seed: more hardly change the answer."""
+"""Groups that both tests look at, drawn by the seed: more hardly change the answer."""
 SUBSET_STREAM, FLIP_STREAM, PERMUTATION_STREAM = 1, 2, 3
-"""Numbers that go with the seed, so that each use of it draws its own random numbers."""
+"""Streams of the seed, so that each use draws its own random numbers."""
 
 FAR_FEWER = 0.4
 """Share of the expected edits below which they are far fewer..."""
@@ -32,7 +32,7 @@ CERTAIN = 0.01
 
 @dataclass(frozen=True)
 class EditChange:
-    """Edits per photo before and after, weighted by their costs; each group of near-duplicates counts once.
+    """Edits per photo before and after, by their costs; a group counts once.
 
     Attributes:
         before: mean over the groups, at least 0.
@@ -51,7 +51,7 @@ class EditChange:
 
     @property
     def change(self) -> float:
-        """After minus before, as a share of before; 0 where nothing was to be edited."""
+        """After minus before, as a share of before; 0 without edits."""
         return (self.after - self.before) / self.before if self.before else 0.0
 
     @property
@@ -128,7 +128,7 @@ def permutation_test(
     groups: NDArray[np.int64],
     seed: int = 0,
 ) -> dict[str, float]:
-    """Are images ranked high by the tags they have? Rows of labels, with their weights, are permuted between groups.
+    """Are images ranked high by their tags? Rows of labels are permuted between groups.
 
     The statistic is the mean rank of right images among their tag's, over the
     right pairs of all tags by weight (an area under the ROC curve, pooled):
@@ -172,7 +172,7 @@ def permutation_test(
 def filter_annotators(
     scores: NDArray[np.floating], labels: BoolArray, known: BoolArray, ticked: BoolArray, annotators: Sequence[Hashable]
 ) -> tuple[BoolArray, BoolArray]:
-    """Which pairs are no evidence, and which are unsaid: a one-sided Poisson test of each annotator's edits.
+    """Pairs that are no evidence, and unsaid ones: a Poisson test of annotators' edits.
 
     An untouched tag is a "no" at full weight, unless its annotator adds far
     fewer tags than the scores expect: then tags that stayed off are unsaid.

@@ -1,4 +1,4 @@
-"""Training set of a project: features, the bundle's scores, labels and their weights, one row per image.
+"""Training set of a project: features, scores, labels and weights, one row per image.
 
 Shapes: N images, L tags, F feature width, T tokens of width D, E width of text
 embeddings.
@@ -105,7 +105,7 @@ class TrainingSet:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on the photos of annotators who are believed in part or not at all."""
+        """Sentences on photos of annotators who are not fully believed."""
         if self.unsaid is None:
             return ()
         found = {
@@ -116,7 +116,7 @@ class TrainingSet:
 
     @property
     def thresholds(self) -> FloatArray:
-        """(L,): fixed, or else the decision of least expected cost on a calibrated probability, 1 / (1 + add_costs)."""
+        """(L,): fixed, or of least expected cost on a probability, 1 / (1 + add_costs)."""
         found = cost_thresholds(np.full(len(self.tags), NEUTRAL, dtype=np.float32), self.add_costs)
         fixed = self.fixed_thresholds
         return found if fixed is None else np.where(np.isnan(fixed), found, fixed)
@@ -130,7 +130,7 @@ class TrainingSet:
         return ticked
 
     def edits(self, log_odds: FloatArray, thresholds: FloatArray) -> NDArray[np.float64]:
-        """(N,): cost of the edits of each image where these log-odds (N, L) tick above these thresholds (L,).
+        """(N,): cost of edits where log-odds (N, L) tick above thresholds (L,).
 
         A tick on an unsaid pair costs what is expected beyond that of leaving
         it off: the incumbent's scores are the probabilities.
@@ -144,7 +144,7 @@ class TrainingSet:
         return found
 
     def screened(self, ticked: NDArray[np.bool_], annotators: Sequence[Hashable]) -> TrainingSet:
-        """Without what is no evidence, see `filter_annotators`; unsaid pairs are as the incumbent's scores have it.
+        """Without what is no evidence; unsaid pairs as the incumbent has them.
 
         Where they were left out instead, hardly any "no" would be known of a
         tag that its annotator keeps, and ticks on new photos would cost nothing.

@@ -1,1 +1,1 @@
-"""Adaptation of a bundle to a project's corrections: recalibration, ridge, head fine-tuning, model selection. Pure."""
+"""Adaptation of a bundle: recalibration, ridge, head fine-tuning, selection. Pure."""

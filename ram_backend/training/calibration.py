@@ -1,4 +1,4 @@
-"""Maximum a posteriori offsets per tag, and hierarchical Platt scaling of the ridge score beside the bundle's.
+"""Maximum a posteriori offsets per tag, and hierarchical Platt scaling of the ridge.
 
     log-odds = z + residual_scale * u + offset
 
@@ -30,11 +30,11 @@ COMMON_PRECISION = (1.0, 0.3)
 OWN_PRECISION = (30.0, 0.3)
 """The same for the difference of a tag's own coefficients from the common ones."""
 PAIRS_AT_ONCE = 100_000
-"""Pairs that the common coefficients are learned from, about; a tag's own are learned from all of its pairs."""
+"""Pairs, about, for the common coefficients; a tag's own take all of its pairs."""
 OFFSET_SD = 0.7
 """Standard deviation of the prior of a tag's offset, in log-odds."""
 CLEAR_EVIDENCE = 1.5
-"""Posterior standard deviations that an offset has to exceed: half as many photos then prove a gain."""
+"""Posterior standard deviations to exceed: half as many photos then prove a gain."""
 SLOPES = (0.25, 4.0)
 """Bounds of the common slope of a bundle that was never calibrated."""
 
@@ -66,7 +66,7 @@ def pair_weights(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
 def fit_pooled_prior(
     z: NDArray[np.float32], u: FloatArray, labels: BoolArray, pair_weight: FloatArray
 ) -> tuple[FloatArray | None, float]:
-    """Fits the common coefficients that those of each tag are shrunk towards, the tags' own ones beside them.
+    """Fits the common coefficients that those of each tag are shrunk towards.
 
     Args:
         z: (N, L) the bundle's calibrated log-odds.
@@ -87,7 +87,7 @@ def fit_pooled_prior(
 def fit_tag_calibrations(
     z: NDArray[np.float32], u: FloatArray, labels: BoolArray, pair_weight: FloatArray, common: FloatArray | None
 ) -> tuple[FloatArray, FloatArray]:
-    """Fits every tag's own coefficients; arguments as in `fit_pooled_prior`, `common` as it gives them.
+    """Fits every tag's own coefficients; see `fit_pooled_prior`, which gives `common`.
 
     Returns:
         (L,) residual_scale, on u and at least 0, and (L,) offset: 0, the
@@ -135,7 +135,7 @@ def fit_offsets(z: NDArray[np.float32], labels: BoolArray, pair_weight: FloatArr
 
 
 def fit_common_curve(margin: NDArray[np.float32], labels: BoolArray, pair_weight: FloatArray) -> tuple[float, float]:
-    """Slope and offset that turn the margins of a bundle without calibration into log-odds, for all tags alike.
+    """Slope and offset for all tags that turn uncalibrated margins into log-odds.
 
     Args:
         margin: (N, L) log-odds minus those of the bundle's thresholds.
@@ -157,7 +157,7 @@ def _fit_common(
     z: NDArray[np.float32], u: FloatArray | NDArray[np.float32], labels: BoolArray, pair_weight: FloatArray,
     centre: tuple[float, float], precision: tuple[float, float], own_precision: tuple[float, float],
 ) -> tuple[FloatArray | None, float]:  # fmt: skip
-    """Common coefficients (2,) and likelihood, from tags stratified from the rarest to the most frequent."""
+    """Common coefficients (2,) and likelihood, from tags stratified by frequency."""
     known = pair_weight > 0
     if not (labels & known).any() or not (~labels & known).any():
         return None, 0.0
@@ -175,7 +175,7 @@ def _fit(
     z: NDArray[np.float32], u: FloatArray | NDArray[np.float32], labels: BoolArray, pair_weight: FloatArray,
     tags: NDArray[np.int64], centre: FloatArray, precision: FloatArray, own_precision: FloatArray,
 ) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
-    """Newton steps on common coefficients (2,) and the tags' shifts (L, 2) at once; these are eliminated tag by tag.
+    """Newton steps on common coefficients (2,) and the tags' shifts (L, 2) at once.
 
     The Hessian is an arrow: tags meet only through the common coefficients,
     whose system is its Schur complement.

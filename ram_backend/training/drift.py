@@ -1,4 +1,4 @@
-"""Conformal test martingales on image features: do new photos look like those of a fit? Pure; same seed, same answer.
+"""Conformal test martingales on image features: are new photos like those of a fit? Pure.
 
 Shapes: N images of the fit, M new images, F features.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALARM_RATE = 0.01
-"""Probability of an alarm, ever, where the new images are drawn as those of the fit were."""
+"""Probability of an alarm, ever, on images drawn as those of the fit were."""
 
 MOST_NEW = 1000
 """New images that are looked at, the first ones."""
@@ -23,7 +23,7 @@ _SLOPES, _JUMP, _STREAM = np.array([[-1.0], [0.0], [1.0]]), 0.01, 4
 
 @dataclass(frozen=True)
 class Drift:
-    """The number of new photos that were looked at, and after how many the alarm was raised; None: it was not."""
+    """Number of new photos, and at which the alarm was raised; None: not."""
 
     photos: int
     alarm_at: int | None
@@ -60,12 +60,7 @@ def drift_of(fit: NDArray[np.floating], new: NDArray[np.floating], *, rate: floa
 
 
 def write_fit_features(features: NDArray[np.floating], content: Sequence[str]) -> dict[str, bytes]:
-    """A file of a version with what `drift_since` needs, evenly spaced rows and columns of the features (N, F).
-
-    Args:
-        features: `features_of` the images that the version is fitted on.
-        content: N sha256 of these images.
-    """
+    """The version's file for `drift_since`: evenly spaced parts of features (N, F), N sha256."""
     from safetensors.numpy import save
 
     rows = np.linspace(0, len(features) - 1, min(len(features), MOST_IMAGES)).astype(np.int64)
@@ -74,13 +69,7 @@ def write_fit_features(features: NDArray[np.floating], content: Sequence[str]) -
 
 
 def drift_since(files: Mapping[str, bytes], images: Iterable[tuple[str, NDArray[np.floating]]]) -> Drift:
-    """`drift_of` images that came after a version was fitted.
-
-    Args:
-        files: of the version, `FILE` among them.
-        images: sha256, and features (F,), in the order in which they came;
-            those of the fit are left out.
-    """
+    """`drift_of` images after a fit, without its own: sha256 and features (F,), in order."""
     from safetensors.numpy import load
 
     arrays = load(files[FILE])

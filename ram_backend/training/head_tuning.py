@@ -1,4 +1,4 @@
-"""LoRA or full fine-tuning of the tagging head on a project's corrections; the encoder is never touched.
+"""LoRA or full fine-tuning of the tagging head on a project's corrections.
 
 What is minimised, over images of the project:
 
@@ -8,9 +8,8 @@ What is minimised, over images of the project:
   dropout would pass for drift)
 
 Each round starts from the bundle's head and learns from all corrections, so
-earlier ones are not forgotten and those that were withdrawn leave no trace. A
-fifth of the images is left out: it says when to stop, and what the head is
-worth.
+those that were withdrawn leave no trace. A fifth of the images is left out: it
+says when to stop, and what the head is worth.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from ram_backend.training.selection import Candidate, Progress, fit_candidate
 FloatArray = NDArray[np.float32]
 
 MIN_GROUPS = 30
-"""Groups of near-duplicates below which a head isn't tuned: too few are held out for early stopping."""
+"""Groups of near-duplicates below which too few are held out for early stopping."""
 HUBER_DELTA = 1.0
 """Log-odds beyond which replay is linear instead of squared."""
 TAGS_AT_ONCE = 192
@@ -47,15 +46,15 @@ TAGS_AT_ONCE = 192
 IMAGES_AT_ONCE = 64
 """Images that are scored at a time."""
 OFF_TARGET_TAGS = 300
-"""Tags outside the project on which the off-target check compares a tuned head with the bundle's, at most."""
+"""Tags outside the project that the off-target check compares, at most."""
 LORA_TARGETS = r".*layers\.\d+\.(query|key|value|attention_output|up|down)"
-"""Products that get factors; the classifier and the projection of label embeddings stay the bundle's."""
+"""Products that get factors; classifier and label projection stay the bundle's."""
 _ADAPTER = "default"
 
 
 @dataclass(frozen=True)
 class HeadTrainer:
-    """Fine-tunes the head, then recalibrates its scores, or fits a ridge on them, on the images left out.
+    """Fine-tunes the head, then fits recalibration or ridge on the images left out.
 
     Attributes:
         bundle: of RAM, RAM++ or Tag2Text; the starter's head is not fine-tuned.
@@ -63,21 +62,18 @@ class HeadTrainer:
         replay_tokens: (M, T, D) tokens of other photos on which the bundle's
             scores are replayed, too.
         harmless: whether a head, given as files of a version, leaves other tags
-            alone; one that doesn't is discarded, so that a simpler trainer can
-            win. None: no check.
+            alone; if not, it is discarded. None: no check.
         rank: r of LoRA (needs peft); None: the whole head learns.
         epochs: at most.
         batch: images a step.
         learning_rate: at its highest; None: .15 / H, or 1 / H for LoRA: weights
             are about 1 / sqrt(H) large.
         dropout: on attention weights and layer outputs, in [0, 1).
-        gamma_neg: of the asymmetric loss.
-        clip: of the asymmetric loss.
+        gamma_neg, clip: of the asymmetric loss.
         replay: weight of the bundle's own scores; 0: none.
         replay_tags: tags outside the project a step, drawn anew each time.
         validation: share of the images that is left out, in (0, 1).
         stop_after: epochs without improvement after which it stops.
-        device: "auto" takes a CUDA device where there is one.
     """
 
     bundle: Bundle
@@ -103,7 +99,7 @@ class HeadTrainer:
         return "tuning" if self.rank is None else "low-rank"
 
     def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
-        """As `selection.Trainer` says; None for too few images, or a head that is no better or not harmless.
+        """As `Trainer` says; None: too few images, or a head that is no better, or harmful.
 
         Raises:
             BundleDamaged: the bundle's weights can't be read.
@@ -161,7 +157,7 @@ class _Tuning:
             self.head.to(self.device)
 
     def run(self, rng: np.random.Generator, progress: Progress) -> tuple[int, dict[str, bytes], FloatArray]:
-        """The best epoch, the head's files and its log-odds (H, L) on the images left out; 0 and no files: none."""
+        """The best epoch (0: none), the head's files, its log-odds (H, L) of `held`."""
         trainer = self.trainer
         learning = [part for part in self.head.parameters() if part.requires_grad]
         rate = trainer.learning_rate or (0.15 if trainer.rank is None else 1.0) / self.head.config.hidden
@@ -251,11 +247,7 @@ class _Tuning:
 
 
 def add_factors(head: nn.Module, rank: int) -> None:
-    """Adds LoRA factors to a head, in place, and freezes everything else; at first they change nothing.
-
-    Raises:
-        NotAvailable: peft is not installed.
-    """
+    """Adds LoRA factors to a head, in place, and freezes the rest; NotAvailable: no peft."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -267,7 +259,7 @@ def add_factors(head: nn.Module, rank: int) -> None:
 
 
 def factors_of(head: nn.Module) -> dict[str, FloatArray]:
-    """The LoRA factors of a head as `tuned` stores them, by the name that their weight has in a plain head."""
+    """The LoRA factors of a head, by the names of their weights in a plain head."""
     found: dict[str, FloatArray] = {}
     for name, part in head.named_modules():
         if hasattr(part, "lora_A") and _ADAPTER in part.lora_A:
@@ -287,7 +279,7 @@ def asymmetric_loss(
     clip: float = 0.05,
     detached: bool = False,
 ) -> Tensor:
-    """Binary cross-entropy that turns away from easy negatives (Ridnik et al. 2021, "Asymmetric Loss", equation 7).
+    """Asymmetric loss (Ridnik et al. 2021, equation 7): easy negatives count little.
 
     With p the probability of a tag: -log p where it is right, -q^gamma_neg
     log(1 - q) with q = max(p - clip, 0) where it is wrong, nothing where nobody
@@ -304,8 +296,7 @@ def asymmetric_loss(
             RAM's training.
 
     Returns:
-        The weighted sum over all known pairs divided by B: a scalar, at least
-            0.
+        The weighted sum over all known pairs divided by B: a scalar >= 0.
     """
     probability = torch.sigmoid(logits)
     positive = torch.nn.functional.softplus(-logits)
@@ -321,15 +312,10 @@ def asymmetric_loss(
 def off_target_scores(
     bundle: Bundle, network: Network, files: Mapping[str, bytes], subset: Subset, tokens: NDArray[np.float16], seed: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The arguments of `measure_shift`: scores of tags outside a project under the bundle's head and a tuned one.
+    """Arguments of `measure_shift`, of `OFF_TARGET_TAGS` tags outside the subset.
 
-    Args:
-        bundle: the base model.
-        network: loaded from it.
-        files: of a candidate with a tuned head.
-        subset: the project's tags; `OFF_TARGET_TAGS` of the others are drawn.
-        tokens: (N, T, D) of the project's images and of other photos.
-        seed: same seed, same tags.
+    `files`: of a candidate with a tuned head. `tokens`: (N, T, D) of the
+    project's images and of other photos.
 
     Raises:
         VersionDamaged: the files are not of a head like the network's.
@@ -353,7 +339,7 @@ def _rows(entries: Sequence[Entry]) -> list[int]:
 def _drawn_tags(
     known: NDArray[np.bool_], labels: NDArray[np.bool_], count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """At most `count` columns with a known pair (B, L), in random order, those with a positive first."""
+    """At most `count` columns with a known pair (B, L), positives first."""
     candidates = rng.permutation(np.flatnonzero(known.any(axis=0)))
     positive = (known & labels)[:, candidates].any(axis=0)
     return np.sort(candidates[np.argsort(~positive, kind="stable")][:count])

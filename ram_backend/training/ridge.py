@@ -1,4 +1,4 @@
-"""Multi-output ridge regression on frozen features, in closed form, with leave-group-out scores.
+"""Multi-output ridge regression, in closed form, with leave-group-out scores.
 
 All tags share one eigendecomposition of the images' kernel, so hundreds of tags
 cost little more than one, and so does every further ridge strength. With K = U
@@ -26,11 +26,11 @@ FloatArray = NDArray[np.float64]
 SPREAD_FLOOR = 1e-3
 """Added to the spread of each feature, so that a constant one stays finite."""
 RATE_FLOOR = 0.02
-"""Added to the standard deviation of a tag's labels: bounds the targets of a tag seen once in thousands."""
+"""Added to a tag's standard deviation: bounds targets of very rare ones."""
 RANK_FLOOR = 1e-10
 """Eigenvalues below this share of the largest one are taken as 0."""
 KERNEL_BANDWIDTH = 0.3
-"""Cosine distance of centred text embeddings over which the similarity of two tags falls by e (length scale)."""
+"""Length scale of the kernel, in cosine distance of centred text embeddings."""
 NOISE, PSEUDO_COUNT = 0.3, 10
 """Noise of a tag's weights relative to their own variance: `NOISE` with very many positives, twice that at
 `PSEUDO_COUNT`."""
@@ -91,7 +91,7 @@ class KernelEigen:
     def _out_of_group_scores(
         self, targets: FloatArray, residuals: FloatArray, shrinkage: FloatArray, groups: NDArray[np.int64]
     ) -> FloatArray:
-        """(N, L) scores of each image by models fitted without its group, relative to the mean of their targets."""
+        """(N, L) scores by fits without each image's group, around their targets' mean."""
         count = len(targets)
         _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
         if len(sizes) < 2:
@@ -130,7 +130,7 @@ class Ridge:
 
 
 def standardised_targets(labels: NDArray[np.bool_], weights: NDArray[np.float32]) -> FloatArray:
-    """Labels around their mean, in units of their spread; unknown pairs are imputed with the mean (target 0).
+    """Labels around their mean, in units of their spread; unknown pairs are imputed (0).
 
     Imputation shrinks the weights of tags with many unknown pairs. A label's
     weight scales its target, not its squared error: a half-believed label is a
@@ -141,8 +141,7 @@ def standardised_targets(labels: NDArray[np.bool_], weights: NDArray[np.float32]
         weights: (N, L) in [0, 1], how much each label is believed.
 
     Returns:
-        (N, L), columns sum to 0; all 0 for a tag whose known labels are all
-        equal.
+        (N, L), columns sum to 0; all 0 where known labels are all equal.
     """
     believed = weights.astype(np.float64)
     total, present = believed.sum(axis=0), (believed * labels).sum(axis=0)
@@ -154,7 +153,7 @@ def standardised_targets(labels: NDArray[np.bool_], weights: NDArray[np.float32]
 
 
 def residualise(targets: FloatArray, scores: NDArray[np.float32], weights: NDArray[np.float32]) -> FloatArray:
-    """What is left of the targets after a regression on the bundle's scores, with one slope for all tags.
+    """Residuals of the targets after a regression on the bundle's scores, of one slope.
 
     Args:
         targets: (N, L) from `standardised_targets`.
@@ -175,24 +174,17 @@ def residualise(targets: FloatArray, scores: NDArray[np.float32], weights: NDArr
 def smoothed_targets(targets: FloatArray, residual_targets: FloatArray, smoothing: FloatArray) -> FloatArray:
     """Targets smoothed over tags by `smoothing_matrix`.
 
-    Other tags contribute only their residual (`residualise`): the bundle's part
-    of it is in the tag's own score, too, and would count twice. A ridge is
-    linear in its targets, so mixing these mixes weights.
-
-    Args:
-        targets: (N, L).
-        residual_targets: (N, L).
-        smoothing: (L, L).
-
-    Returns:
-        (N, L), columns sum to 0.
+    Other tags contribute only their residual (`residualise`), all (N, L): the
+    bundle's part is in the tag's own score, too, and would count twice. A ridge
+    is linear in its targets, so mixing these mixes weights. `smoothing` is
+    (L, L), and columns of the result sum to 0.
     """
     diagonal = np.diagonal(smoothing)
     return targets * diagonal + residual_targets @ (smoothing - np.diag(diagonal))
 
 
 def smoothing_matrix(embeddings: NDArray[np.float32], positives: NDArray[np.int64]) -> FloatArray:
-    """Kernel smoothing of tags' weights over their texts (Gaussian process regression).
+    """Kernel smoothing of tags' weights over their texts (Gaussian process).
 
     A tag's weights are noisy measurements of a function of its text, the
     noisier the fewer images showed the tag, so rare tags are smoothed and

@@ -1,4 +1,4 @@
-"""Model selection: trainers compete on cross-fitted edits per photo, the winner becomes the candidate.
+"""Model selection: trainers compete on cross-fitted edits per photo.
 
 Each trainer is fitted on all corrections, and once more without each fold of
 images. What these fits say about the fold that they didn't see is what trainers
@@ -46,21 +46,20 @@ RIDGE_ALPHAS = (2.0, 6.0, 20.0, 60.0, 150.0)
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a trainer makes of the corrections, and what training proposes to serve.
+    """What a trainer makes of the corrections, to be judged and served.
 
     Attributes:
         delta: all tags of the training set, in its order; tags that nobody said
             anything about are left as they are.
         params: what the trainer settled, JSON.
-        refit_trainer: the trainer with what it settled, to be fitted without
-            each fold; None: `log_odds` and `evaluated` are there already.
+        refit_trainer: to be fitted without each fold; None: `log_odds` and
+            `evaluated` are there already.
         log_odds: (N, L) calibrated log-odds of the training set, each row by a
             fit that didn't see its fold.
         evaluated: (N,) bool, rows of which that is true.
         files: what it needs besides the delta, by file name (a tuned head).
             Where there are any, the delta's z is not the bundle's log-odds but
             those of the network with these files.
-        trainer: its name.
         folds: by fold, the delta that was fitted without it; empty with a tuned
             head.
         cross_validated: per trainer that competed the "edits" per photo.
@@ -85,19 +84,12 @@ class Trainer(Protocol):
         """Stands in a version's lineage."""
 
     def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
-        """Learns from all of the training set; None: nothing came out of it.
-
-        Args:
-            training_set: N images, N at least 1; those of one group say nothing
-                about each other.
-            seed: equal seeds give equal proposals.
-            progress: see `Progress`.
-        """
+        """Learns from N >= 1 images; equal seeds give equal candidates; None: nothing came of it."""
 
 
 @dataclass(frozen=True)
 class RecalibrationTrainer:
-    """Moves the tags whose scores are clearly too high or too low, see `calibration.fit_offsets`."""
+    """Moves tags whose scores are clearly too high or too low, see `fit_offsets`."""
 
     name: str = "recalibration"
 
@@ -113,7 +105,7 @@ class RecalibrationTrainer:
 
 @dataclass(frozen=True)
 class RidgeTrainer:
-    """Ridge regression per tag, weighed against the bundle by hierarchical Platt scaling, see `ridge`, `calibration`.
+    """Ridge regression per tag, weighed against the bundle by hierarchical Platt scaling.
 
     Ridge strength, scales, and whether weights are smoothed over tags of
     similar meaning, are chosen on leave-group-out scores; where their common
@@ -172,18 +164,10 @@ def fit_candidate(
     seed: int = 0,
     progress: Progress = lambda *_: None,
 ) -> Candidate:
-    """Lets trainers compete.
+    """The candidate with the fewest edits per photo, compared on the same images.
 
-    Args:
-        training_set: N images, N at least 1.
-        trainers: simplest first, of which that one always makes a proposal.
-        seed: equal seeds give equal candidates.
-        progress: see `Progress`.
-
-    Returns:
-        The one with the fewest edits per photo, compared on the same images; a
-        later trainer has to be better than an earlier, simpler one by more than
-        the standard error of the difference.
+    Trainers come simplest first, and that one always makes a proposal. A later
+    one has to be better by more than the standard error of the difference.
     """
     candidates = [
         _cross_fitted(training_set, trainer, found, seed)
@@ -222,7 +206,7 @@ def _cross_fitted(training_set: TrainingSet, trainer: Trainer, found: Candidate,
 def _weighed(
     training_set: TrainingSet, pair_weight: NDArray[np.float64], ridge: Ridge, learned: NDArray[np.bool_]
 ) -> tuple[float, Ridge, NDArray[np.float64] | None]:
-    """A ridge, brought to a mean square of 1, beside the bundle: likelihood, ridge, common coefficients."""
+    """Likelihood of a ridge of mean square 1 beside the bundle, ridge, coefficients."""
     size = float(np.sqrt(np.mean(ridge.out_of_group_scores[:, learned] ** 2))) if learned.any() else 0.0
     ridge = ridge.scaled(np.array(1 / size if size > 1e-9 else 0.0))
     scores = ridge.out_of_group_scores
@@ -231,7 +215,7 @@ def _weighed(
 
 
 def _base_calibration(training_set: TrainingSet, pair_weight: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
-    """Slopes and offsets (L,) that calibrate the bundle's log-odds; (1, 0) where they are, or nobody spoke."""
+    """Slopes and offsets (L,) that calibrate log-odds; (1, 0) without need."""
     slope, offset = np.ones(len(training_set.tags), np.float32), np.zeros(len(training_set.tags), np.float32)
     if training_set.calibrated:
         return slope, offset
@@ -244,7 +228,7 @@ def _base_calibration(training_set: TrainingSet, pair_weight: NDArray[np.float64
 
 
 def _delta(training_set: TrainingSet, scale: Numbers, weight: Numbers, bias: Numbers) -> Delta:
-    """A delta with thresholds of least expected cost for the tags that somebody spoke of."""
+    """A delta, with `NEUTRAL` thresholds for the tags that somebody spoke of."""
     known = training_set.known.any(axis=0)
     scale, weight, bias = (each.astype(np.float32) for each in (scale, weight, bias))
     return Delta(training_set.tags, scale, weight, bias, np.where(known, NEUTRAL, training_set.base_thresholds))
