@@ -1,4 +1,4 @@
-"""Captions of a bundle's images: by its captioner, or a template over their tags where the model has none."""
+"""Captions by a bundle's captioner, or a template over tags where it has none."""
 
 from __future__ import annotations
 

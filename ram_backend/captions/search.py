@@ -51,7 +51,7 @@ def generate(decoder: BertLMHeadModel, states: Tensor, prompt: Tensor, search: S
 
 
 class _Steps:
-    """The decoder one word at a time: keys and values of earlier words, and of the states, come from the cache."""
+    """The decoder one word at a time, with cached keys and values."""
 
     def __init__(self, decoder: BertLMHeadModel, states: Tensor, search: Search, end: int) -> None:
         self._decoder = decoder
@@ -69,7 +69,7 @@ class _Steps:
         return logits
 
     def constrain(self, scores: Tensor, ids: Tensor) -> Tensor:
-        """Scores (rows, V) after the penalty of repetitions; without the end in a text that is too short."""
+        """Scores (rows, V) after the penalty; without the end in too short a text."""
         if self._search.repetition_penalty != 1:
             used = scores.gather(1, ids)
             penalty = self._search.repetition_penalty
@@ -79,7 +79,7 @@ class _Steps:
         return scores
 
     def reorder(self, rows: Tensor) -> None:
-        """Gives each row the words of another row of its image, which has the same states."""
+        """Gives each row the words of another row of its image."""
         self._cache.self_attention_cache.reorder_cache(rows)
 
 
@@ -104,7 +104,7 @@ def _until(end: int, ids: list[int], start: int) -> list[int]:
 
 
 def _beam_search(steps: _Steps, prompt: Tensor, search: Search, end: int) -> list[list[int]]:
-    """Of each image the text with the highest log-probability per word, prompt included.
+    """Of each image the text with the highest log-probability per word, with prompt.
 
     An image is done when none of its beams, as long as it is now, beats the
     worst of `search.beams` ended texts: transformers' rule up to 4.25, with

@@ -1,4 +1,4 @@
-"""Tag-guided captions (Tag2Text, arXiv 2303.05657): image tokens and tags to one sentence per image."""
+"""Tag-guided captions (Tag2Text, arXiv 2303.05657): one sentence per image."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ram_backend.models.captioner import PAD, Captioner
 
 PROMPT = "a picture of "
 LONGEST = 40
-"""Word pieces of all tags of an image, or of a caption that is learned from; after about a dozen tags the rest goes."""
+"""Word pieces of all tags of an image (about a dozen), or of a caption to learn from."""
 
 SEP = 102
 _BEGIN, _TAGS = 30522, 30523
-"""Ids that the authors added to BERT's vocabulary: the decoder's first one, and the tag encoder's."""
+"""Ids that the authors added to BERT's: the decoder's first one, the tag encoder's."""
 _IGNORED = -100
 
 
@@ -57,7 +57,7 @@ class CaptionWriter:
         return generate(self._captioner.text_decoder, states, prompt, search, end=end)
 
     def loss(self, tokens: Tensor, tags: Sequence[Sequence[str]], captions: Sequence[str]) -> tuple[Tensor, int]:
-        """Tag2Text's caption loss: cross-entropy of the next word piece, label smoothing 0.1, mean over word pieces.
+        """Tag2Text's caption loss: mean cross-entropy of word pieces, label smoothing 0.1.
 
         The first four, which are the prompt's, and those after the 40th don't
         count.
@@ -98,7 +98,7 @@ class CaptionWriter:
 
     @staticmethod
     def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Ids and mask (B, `LONGEST`); of longer rows the end goes, but not the last id, which ends a text."""
+        """Ids and mask (B, `LONGEST`); of longer rows the end goes, but not the last id."""
         ids = torch.full((len(rows), LONGEST), PAD)
         for at, row in enumerate(rows):
             cut = [*row[: LONGEST - 1], SEP] if len(row) > LONGEST else row

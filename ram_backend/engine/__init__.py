@@ -1,1 +1,1 @@
-"""Data engine: labels that are probably wrong, tags that are probably missing, and their review."""
+"""Data engine: labels that are probably wrong or missing, and their review."""

@@ -1,4 +1,4 @@
-"""Findings: labels that are probably wrong, and tags that are probably missing, with their probability and sources."""
+"""Findings: labels that are probably wrong or missing, with probability and sources."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Kind = Literal["wrong", "missing"]
 DROP_BELOW = 0.6
 """A label is suspected where the tag's probability is below this."""
 ADD_ABOVE = 0.5
-"""A tag is proposed where its probability is at least this: measured precision of such proposals is in the docs."""
+"""A tag is proposed from this probability on; its measured precision is in the docs."""
 VOTE = 1.0
-"""Standard deviations above a tag's mean (below, for a wrong label: under it) from which on a signal has a vote."""
+"""Standard deviations above a tag's mean (for wrong: below) for a signal's vote."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Probability that a label is right: logistic regression on evidence, seen through wrong and missing labels.
+"""Probability that a label is right: logistic regression through label noise.
 
 A pair's tag is there with probability t = sigmoid(weights . signals + slope x
 logit(rate) + bias). People leave a share `missing` of the tags out, and tick
@@ -61,7 +61,7 @@ class NoiseModel:
     wrong: float
 
     def present(self, signals: Signals, labels: BoolArray) -> FloatArray:
-        """Posterior (n, L) that the tag is there, given signals (S, n, L) and label (n, L)."""
+        """Posterior (n, L) of the tag, given signals (S, n, L) and labels (n, L)."""
         present = self.unlabelled(signals)
         on = self._on(present)
         found: FloatArray = np.where(labels, (1 - self.missing) * present / on, self.missing * present / (1 - on))

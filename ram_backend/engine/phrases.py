@@ -1,4 +1,4 @@
-"""Labels by prompt: thresholds of open-vocabulary phrases by an empirical null (Efron 2004), and predictions."""
+"""Labels by prompt: thresholds by an empirical null (Efron 2004), predictions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NULL_STRIDE = 4
 
 
 def calibrate_phrases(tagger: Tagger, background: NDArray[np.float32]) -> Tagger:
-    """The tagger with new offsets for tags that its vocabulary doesn't have, and `NEUTRAL` as their threshold.
+    """The tagger with new offsets for new tags, and `NEUTRAL` as their threshold.
 
     A phrase is compared with itself on background photos: what counts is its
     logit less its mean over them. The null is the same number of tags of
@@ -77,7 +77,7 @@ def push_labels(
     found: Iterable[tuple[Path, tuple[int, int], Mapping[str, Any]]],
     tasks: Mapping[Path, int],
 ) -> None:
-    """Writes predictions into a project; photos that it doesn't have by file name are uploaded.
+    """Writes predictions; photos that the project lacks by file name are uploaded.
 
     Args:
         api: of the project.
@@ -121,6 +121,6 @@ def _shape(found: Any) -> Any:
 
 
 def _stored_name(reference: str) -> str:
-    """A file's name as Label Studio stores it, without the digits that it puts before."""
+    """A file's name as Label Studio stores it, without its prefix."""
     name = re.sub(r"[^-\w.]", "", unquote(reference).rpartition("/")[2].strip().replace(" ", "_"))
     return re.sub(r"^[0-9a-f]{8}-", "", name)

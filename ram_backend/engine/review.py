@@ -1,4 +1,4 @@
-"""Review queue in Label Studio: a prediction with the proposed tags, and the order in the task's data.
+"""Review queue in Label Studio: a prediction with the proposed tags, and an order.
 
 Each task with findings gets `ram_review_order` (1: the surest finding) and
 `ram_review` (what is asked) in its data, which the Data Manager sorts and

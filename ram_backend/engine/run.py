@@ -1,6 +1,6 @@
-"""A run of the engine over labelled images: encode, judge, write findings; in a folder of finished portions.
+"""A run of the engine over labelled images: encode, judge, write findings.
 
-    portions/DIGEST.npz  tokens, scores and hashes of some images; written once, so that a killed run goes on
+    portions/DIGEST.npz  tokens, scores and hashes of some images; written once
     findings.jsonl       labels that are probably wrong, tags that are probably missing
     labels.jsonl         the labels as they would be with all findings accepted
     probabilities.npz    that each judged tag is there, whatever its label
@@ -42,7 +42,7 @@ PORTION, AT_ONCE = 512, 16
 MIN_LABELS = 5
 """A tag that fewer images have is not judged."""
 ALIKE_UP_TO = 20_000
-"""Images up to which near-duplicates are found by distance; among more, equal perceptual hashes alone count."""
+"""Images up to which near-duplicates are found by distance, else by equal hashes."""
 PICTURES, PER_TAG, PICTURE_SIZE = 400, 12, 160
 
 Progress = Callable[[str, int, int], None]

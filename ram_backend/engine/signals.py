@@ -1,4 +1,4 @@
-"""Signals per image-tag pair, out of fold: ridge score of the image, of its best region, and the model's own score.
+"""Signals per image-tag pair, out of fold: ridge of image and best region, the model's.
 
 The ridge of an image learned from images of other folds alone (near-duplicates
 share one), so a label says nothing about itself. All sums are taken portion by
@@ -59,7 +59,7 @@ class Lazy(Generic[T]):
 
 
 class Evidence:
-    """What the images of other folds say: a ridge regression of each tag, without each fold.
+    """What images of other folds say: a ridge of each tag, without each fold.
 
     Args:
         portions: at least one; iterated over once.
@@ -99,7 +99,7 @@ class Evidence:
         self._weights = np.stack(weights).astype(np.float32)  # (F, D + 1, L)
 
     def signals(self, portion: Portion) -> FloatArray:
-        """(S, n, L) in the order of `SIGNALS`, each on a scale of its own; higher: the tag is there."""
+        """(S, n, L) in the order of `SIGNALS`, of any scale; higher: the tag is there."""
         scores = np.empty((*portion.tokens.shape[:2], self._weights.shape[2]), dtype=np.float32)
         for fold in range(FOLDS):
             rows = portion.folds == fold

@@ -1,4 +1,4 @@
-"""Baselines: untrained ImageNet prior, ConSE, CLIP zero-shot; linear probe and ML-Decoder on a bundle's tokens."""
+"""Baselines: ImageNet prior, ConSE, CLIP zero-shot; linear probe and ML-Decoder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Scores = NDArray[np.floating]
 def baselines(
     tagger: Tagger, scored: ScoredImages, test: LabelSet, training: LabelSet | None, folder: Path, settings: Settings
 ) -> list[ModelScores]:
-    """Scores of N test images by each baseline, for the L tags of the tagger; what a baseline lacks is its note.
+    """Scores of N test images by each baseline, for L tags; what one lacks is its note.
 
     Args:
         tagger: whose tokens these are.
@@ -58,7 +58,7 @@ def baselines(
 
 
 def _untrained(tagger: Tagger, tokens: NDArray[np.float16]) -> dict[str, Scores | str]:
-    """The starter's prior, and ConSE (Norouzi et al. 2014): the likeliest classes' mean embedding, by cosine."""
+    """The starter's prior, and ConSE (Norouzi et al. 2014): likeliest classes' mean."""
     from ram_backend.models.starter.network import COMPONENTS, StarterNetwork
 
     network, embeddings = tagger.network, tag_embeddings(tagger.bundle, tagger.subset)
@@ -77,7 +77,7 @@ def _untrained(tagger: Tagger, tokens: NDArray[np.float16]) -> dict[str, Scores 
 
 
 def _clip(tags: Sequence[str], paths: Sequence[Path], settings: Settings) -> Scores | str:
-    """CLIP ViT-B/16 (Radford et al. 2021): cosine of image and tag, the tag embedded in RAM's 63 prompts."""
+    """CLIP ViT-B/16 (Radford et al. 2021): cosine of image and tag in RAM's 63 prompts."""
     if settings.clip_weights is None:
         return "needs CLIP's weights: name their file in RAM_CLIP_WEIGHTS"
     import torch
@@ -102,7 +102,7 @@ def _clip(tags: Sequence[str], paths: Sequence[Path], settings: Settings) -> Sco
 def _learned(
     tagger: Tagger, scored: ScoredImages, training: LabelSet | None, folder: Path, settings: Settings
 ) -> dict[str, Scores | str]:
-    """Linear probe and ML-Decoder, fitted on training images that are not among the test images."""
+    """Linear probe and ML-Decoder, fitted on training images without the test images."""
     names = ("linear probe", "ML-Decoder")
     if training is None:
         return dict.fromkeys(names, "needs --split, and images of split train")
@@ -125,7 +125,7 @@ def _learned(
 def _ml_decoder(
     tokens: NDArray[np.float16], labels: NDArray[np.bool_], known: NDArray[np.bool_], tested: NDArray[np.float16]
 ) -> Scores:
-    """ML-Decoder (Ridnik et al. 2023), timm's, trained by binary cross-entropy of the known pairs."""
+    """ML-Decoder (Ridnik et al. 2023), timm's, by cross-entropy of known pairs."""
     import torch
     from timm.layers.ml_decoder import MLDecoder
 

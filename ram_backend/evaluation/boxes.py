@@ -1,4 +1,4 @@
-"""Boxes and masks of tags as data sets of detection: COCO instances, YOLO, Pascal VOC."""
+"""Boxes and masks of tags as detection data sets: COCO instances, YOLO, Pascal VOC."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LabelledBox:
 
 @dataclass(frozen=True)
 class BoxedImage:
-    """An image with the objects that are known in it: `file` below the folder of images, `size` (width, height)."""
+    """An image with its objects: `file` below the folder, `size` (width, height)."""
 
     file: str
     size: tuple[int, int]
@@ -58,7 +58,7 @@ class BoxSet:
     tags: tuple[str, ...]
 
     def labels(self) -> LabelSet:
-        """Tags of whole images: right where an object is, unknown where all its objects are difficult."""
+        """Tags of images: right where an object is, unknown where all are difficult."""
         found = []
         for image in self.images:
             right = frozenset(each.tag for each in image.boxes if not each.difficult)
@@ -67,7 +67,7 @@ class BoxSet:
 
 
 def files_of(kind: BoxFormat, content: BoxSet) -> Iterator[tuple[str, str]]:
-    """The text files of a data set: (path below its folder, content); COCO is one file, with the path "".
+    """The text files of a data set: (path below its folder, content); COCO's path is "".
 
     COCO's boxes are pixels (x, y, width, height); masks become its run lengths.
     YOLO has `data.yaml`, `classes.txt`, and per image `labels/NAME.txt` with a

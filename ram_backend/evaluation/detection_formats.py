@@ -1,4 +1,4 @@
-"""Readers of detection data sets: boxes of COCO, YOLO and VOC, image tags of OpenImages."""
+"""Readers of detection data sets: COCO, YOLO and VOC boxes, OpenImages' image tags."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_coco(path: Path) -> BoxSet:
-    """COCO's instances file: every category of the file is a tag, and images without objects count."""
+    """COCO's instances file: every category is a tag, and images without objects count."""
     with naming(str(path), "COCO's instances (images, annotations, categories)"):
         content: Any = json.loads(read_text(path))
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
@@ -36,7 +36,7 @@ def read_coco(path: Path) -> BoxSet:
 
 
 def read_yolo(folder: Path) -> BoxSet:
-    """YOLO's folder: `labels/` with a text file per image, `images/`, and the classes in data.yaml or classes.txt.
+    """YOLO's folder: `labels/`, `images/`, and classes in data.yaml or classes.txt.
 
     Boxes and polygons are read, a polygon as the box around it. An image that
     is not in `images/` has its labels' name and ".jpg".
@@ -79,7 +79,7 @@ def _yolo_classes(folder: Path) -> tuple[str, ...]:
 
 
 def read_open_images(path: Path) -> LabelSet:
-    """OpenImages' verified image labels (Confidence 1 right, 0 wrong, between them unknown), or its boxes (all right).
+    """OpenImages' labels (Confidence 1 right, 0 wrong, else unknown), or boxes (right).
 
     Classes that an image has no line about are unknown. Names of classes like
     "/m/01g317" come from a `*class-descriptions*.csv` in the same folder.
@@ -112,7 +112,7 @@ def read_open_images(path: Path) -> LabelSet:
 
 
 def read_voc(folder: Path) -> BoxSet:
-    """VOC's folder of annotations, an XML file per image; objects may be "difficult"."""
+    """VOC's folder of annotations, an XML file per image."""
     images = []
     for path in sorted(folder.rglob("*.xml")):
         try:

@@ -48,7 +48,7 @@ def evaluate(
     training: LabelSet | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Evaluates candidates on the same images; an image that any of them has learned from is left out for all.
+    """Evaluates candidates on the same images, which none has learned from.
 
     Args:
         labels: of the images to test on.
@@ -116,7 +116,7 @@ def evaluate(
 
 
 def _leaks(candidates: Sequence[Candidate], scored: ScoredImages) -> dict[int, tuple[str, list[str]]]:
-    """Rows of leaked images: the kind, and the names of the models that have learned from them."""
+    """Rows of leaked images: the kind, and the models that have learned from them."""
     found: dict[int, tuple[str, list[str]]] = {}
     for each in candidates:
         rows = {} if each.training is None else each.training.leaks(scored.sha256, scored.phash)

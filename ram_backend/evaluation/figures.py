@@ -1,4 +1,4 @@
-"""Figures of models on a labelled set: per model, per tag, seen and unseen tags apart, and paired comparisons. Pure."""
+"""Figures of models on a labelled set: per model, per tag, and comparisons. Pure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def figures(
     known: BoolArray,
     thresholds: FloatArray | None,
 ) -> dict[str, float]:
-    """All figures of (N, L) scores; those that need thresholds only where there are some.
+    """All figures of (N, L) scores; some need thresholds.
 
     Args:
         scores: (N, L).
@@ -87,7 +87,7 @@ def describe_models(
     resamples: int = metrics.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything about models on the same N images and L tags, as a JSON object without nan (null instead).
+    """Everything about models on N images and L tags, JSON with null for nan.
 
     Returns:
         "models": per model its figures, their 95 % "intervals", figures of
@@ -127,7 +127,7 @@ def plain(value: Any) -> Any:
 
 
 def _apart(model: ModelScores, labels: BoolArray, known: BoolArray) -> dict[str, Any]:
-    """Figures of "seen" and of "unseen" tags, as far as there are such; nothing of a baseline."""
+    """Figures of "seen" and of "unseen" tags, as far as there are such."""
     if model.scores is None or model.unseen is None or model.thresholds is None:
         return {}
     found = {}

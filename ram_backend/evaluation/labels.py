@@ -72,7 +72,7 @@ class LabelSet:
         return LabelSet(self.name, chosen, self.tags)
 
     def matrices(self, tags: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Labels and known pairs of these tags, (N, L) bool each; a tag that occurs twice has two equal columns."""
+        """Labels and known pairs, (N, L) bool each; equal columns for equal tags."""
         columns: dict[str, list[int]] = {}
         for column, tag in enumerate(tags):
             columns.setdefault(tag, []).append(column)
@@ -94,7 +94,7 @@ class LabelSet:
 
 @contextmanager
 def naming(place: str, what: str) -> Iterator[None]:
-    """Turns what malformed content raises inside into an InputError that names the place and `what` is expected."""
+    """Turns what malformed content raises into an InputError: place, `what` it should be."""
     try:
         yield
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Leaks: images of a test set that a model has learned from, by equal bytes or near-equal perceptual hash."""
+"""Leaks: test images that a model has learned from, by bytes or perceptual hash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What is known of the images that a model has learned from: sha256 in hex and perceptual hash of each."""
+    """Images that a model has learned from: sha256 in hex and perceptual hash."""
 
     hashes: frozenset[tuple[str, int]]
 
@@ -47,7 +47,7 @@ class TrainingImages:
 
 
 def bundle_training_images(bundle: Bundle) -> TrainingImages | None:
-    """The images that a bundle lists as its training data; None: it lists none, as the official checkpoints."""
+    """The images that a bundle lists as its training data; None: it lists none."""
     folder = bundle.path
     if not (folder / TRAINING_IMAGES).is_file():
         if bundle.kind != "starter" or bundle.digest != starter_digest():

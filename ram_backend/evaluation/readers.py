@@ -1,4 +1,4 @@
-"""Readers of multi-label annotations by their format: JSON lines, RAM's benchmark files, and detection data sets."""
+"""Readers of multi-label annotations: JSON lines, RAM's files, detection data sets."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_labels(path: Path, *, may_lack_tags: bool = False) -> LabelSet:
 
 
 class _Line(BaseModel):
-    """Of our JSON lines: `maybe` is unknown; with `absent` all else is unknown, too."""
+    """Of our JSON lines: `maybe` is unknown; with `absent` all else is, too."""
 
     file: str = Field(min_length=1)
     tags: list[str]
@@ -71,7 +71,7 @@ def _read_json_lines(path: Path) -> LabelSet:
 
 
 def _read_ram(path: Path) -> LabelSet:
-    """RAM's benchmark files: a line has an image and its tags, as names, as places in the list, or as Tag2Text's ids.
+    """RAM's benchmark files: an image and its tags, as names, places or Tag2Text's ids.
 
     `NAME_annots.txt` has `path,tag,tag` (".jpg" left out) or `file.jpg,place
     place`, both with `NAME_taglist.txt`; `NAME_idannots.txt` has `path,id,id`

@@ -1,4 +1,4 @@
-"""Report of an evaluation: the table of models by sets, and an HTML page with reliability diagrams as SVG."""
+"""Report of an evaluation: table of models by sets, HTML page with reliability diagrams."""
 
 from __future__ import annotations
 

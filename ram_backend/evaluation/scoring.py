@@ -1,4 +1,4 @@
-"""Scores of image files by all taggers of one encoder in one pass: read, hash, decode, encode, score."""
+"""Scores of image files by all taggers of one encoder in one pass."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def score_images(
     keep_tokens: bool = False,
     progress: Callable[[int], object] = lambda _: None,
 ) -> ScoredImages:
-    """Scores files; tokens are neither cached nor rounded, so that scores are those of `ram-backend tag`.
+    """Scores files; tokens are neither cached nor rounded, as in `ram-backend tag`.
 
     Args:
         taggers: at least one, all with the same encoder.

@@ -1,1 +1,1 @@
-"""Fine-tuning of encoder and tagging head with RAM's own recipe: a new bundle from labelled images."""
+"""Fine-tuning of encoder and head with RAM's own recipe: a new bundle."""

@@ -1,4 +1,4 @@
-"""Fine-tuning loop: RandAugment, AdamW with cosine decay, several processes by accelerate, step checkpoints.
+"""Fine-tuning loop: RandAugment, AdamW with cosine decay, accelerate, step checkpoints.
 
 All randomness comes from the seed, the step and the image, so that a run that
 was stopped goes on as if it had not been.
@@ -78,7 +78,7 @@ class _RandAugment(v2.RandAugment):  # type: ignore[misc]
 
 
 def augmentation(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Transform:
-    """From a PIL image to pixels (3, size, size): random crop and flip, and RandAugment (arXiv 1909.13719)."""
+    """PIL image to pixels (3, size, size): crop, flip, RandAugment (arXiv 1909.13719)."""
     crop = v2.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=v2.InterpolationMode.BICUBIC)
     twice = [v2.RandomApply([_RandAugment(1, magnitude=15)]) for _ in range(2)]
     pixels = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
@@ -86,7 +86,7 @@ def augmentation(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.T
 
 
 class _Items(Dataset[dict[str, Any]]):
-    """By (epoch, row): crops for the network and for CLIP, drawn apart, the row's labels, and one of its captions."""
+    """By (epoch, row): crops for the network and for CLIP, the row's labels, a caption."""
 
     def __init__(self, bundle: Bundle, examples: Examples, clip: Any, seed: int, settings: Settings) -> None:
         given = bundle.preprocessing
@@ -121,7 +121,7 @@ def finetune(
     clip: Any = None,
     progress: Callable[[int, int, dict[str, float]], object] = lambda *_: None,
 ) -> tuple[Recipe, bool]:
-    """Trains on one device, or on one a process where torchrun or `accelerate launch` has started several.
+    """Trains on one device, or on one a process of torchrun or `accelerate launch`.
 
     Args:
         bundle: the base model.
@@ -253,7 +253,7 @@ def write_bundle(
 
 @torch.no_grad()
 def _batch(item: dict[str, Any], bundle: Bundle, clip: Any, parser: CaptionParser | None, accelerator: Any) -> Batch:
-    """Items to a batch on the device: with CLIP's features, and captions as each loss wants them."""
+    """Items to a batch on the device, with CLIP's features, and captions for each loss."""
     device, rank = accelerator.device, accelerator.process_index
     batch = Batch(*(item[name].to(device) for name in ("images", "labels", "known")))
     with accelerator.autocast():
@@ -270,7 +270,7 @@ def _batch(item: dict[str, Any], bundle: Bundle, clip: Any, parser: CaptionParse
 
 
 def _steps(images: int, options: FinetuningOptions, processes: int) -> list[tuple[int, NDArray[np.int64]]]:
-    """Epoch and rows (processes, batch) of each step; an epoch's first images fill its last optimizer step."""
+    """Epoch and rows (processes, batch) of each step; first images fill the last step."""
     together = processes * options.accumulate
     batch = min(options.batch, max(1, images // together))
     found = []

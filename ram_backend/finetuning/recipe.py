@@ -1,4 +1,4 @@
-"""Training losses of RAM, RAM++ and Tag2Text: asymmetric loss, CLIP distillation, text alignment, caption loss.
+"""Training losses of RAM, RAM++ and Tag2Text: tags, distillation, alignment, captions.
 
     RAM       tags + distillation (+ captions)     arXiv 2306.03514
     RAM++     tags + distillation (+ alignment)    arXiv 2310.15200
@@ -42,7 +42,7 @@ Part = Literal["head", "projection", "last-stage", "all"]
 BATCH = 26
 """Images of the authors' batch on one GPU."""
 GAMMA_TAGS, GAMMA_ALIGNMENT, MARGIN = 7.0, 4.0, 0.05
-"""Of the asymmetric loss: focusing exponents of negatives, and the probability below which they count nothing."""
+"""Of the asymmetric loss: exponents of negatives; probability below which they count 0."""
 TAGS_AT_ONCE = 1024
 """Tags whose activations are in memory together, with gradient checkpointing."""
 
@@ -102,7 +102,7 @@ class Batch(NamedTuple):
 
 
 class Recipe(nn.Module):
-    """A bundle's network, and the losses of what of it learns; label embeddings are frozen.
+    """A bundle's network and the losses of what learns; label embeddings are frozen.
 
     Attributes:
         network: the bundle's.
@@ -155,7 +155,7 @@ class Recipe(nn.Module):
             self.network.encoder.swin.set_grad_checkpointing(True)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of a batch, scalars: "loss" (what is minimised) and its parts, without gradient.
+        """Scalar losses: "loss" (what is minimised) and its parts, without gradient.
 
         "tag" and "alignment" are per image, "distillation" is the mean
         absolute difference, "caption" the mean over word pieces. Where there
@@ -183,7 +183,7 @@ class Recipe(nn.Module):
         return {"loss": total, **{name: loss.detach() for name, loss in parts.items()}}
 
     def _logits(self, tokens: Tensor) -> Tensor:
-        """(B, L) float32 before calibration; queries never see each other, so they may be computed in blocks."""
+        """(B, L) float32 before calibration, in blocks."""
         if not self.options.checkpointing:
             return self.network(tokens, self._labels).float()
         parts = [
@@ -193,7 +193,7 @@ class Recipe(nn.Module):
 
 
 def _network(bundle: Bundle, part: Part) -> Any:
-    """The network with one part that learns, the rest frozen; RAM++'s scale belongs to the head."""
+    """The network with one part that learns; RAM++'s scale belongs to the head."""
     if bundle.kind == "starter":
         weights = bundle.path / HEAD_WEIGHTS
         if not weights.is_file() and bundle.digest == starter_digest():

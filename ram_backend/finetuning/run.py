@@ -1,4 +1,4 @@
-"""Fine-tuning from a labelled set to a bundle, measured on images that were left out."""
+"""Fine-tuning from a labelled set to a bundle, measured on left-out images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ram_backend.tagging.tagger import Tagger
 from ram_backend.vocabulary.clip_text import load_clip
 
 Progress = Callable[..., None]
-"""Called with a stage, and perhaps a step, the number of steps, and the step's losses."""
+"""Called with a stage, and perhaps step, steps, and the step's losses."""
 Note = Callable[[str], object]
 """Called with a sentence for people."""
 
@@ -34,7 +34,7 @@ Note = Callable[[str], object]
 def make_bundle(
     labels: LabelSet, images: Path, settings: Settings, wanted: Mapping[str, Any], progress: Progress, note: Note
 ) -> Bundle | None:
-    """Fine-tunes a bundle and measures it and its base; begun again after it was stopped, goes on.
+    """Fine-tunes a bundle, measures it and its base; goes on where it was stopped.
 
     Args:
         labels: images of split `train` or none are learned from. All others, or
@@ -92,7 +92,7 @@ def make_bundle(
 
 
 def _parts(found: LabelSet) -> tuple[LabelSet, LabelSet]:
-    """The images to learn from, and those that are left out: by their split, else one in ten by lot."""
+    """Images to learn from and those left out: by split, else one in ten by lot."""
     learned = [image for image in found.images if image.split in (None, TRAIN)]
     left_out = [image for image in found.images if image.split not in (None, TRAIN)]
     if not left_out:
@@ -107,7 +107,7 @@ def _parts(found: LabelSet) -> tuple[LabelSet, LabelSet]:
 def _examples(
     learned: LabelSet, folder: Path, tags: list[str], base: Bundle, settings: Settings, progress: Progress, note: Note
 ) -> tuple[Examples, list[str]]:
-    """What can be read of the images to learn from, and its lines for the new bundle's list of training images."""
+    """What can be read of the images, and its lines for the list of training images."""
     threads, hashes, errors = settings.cpu_threads(), dict[int, str](), list[ImageError]()
     loader = open_image_loader(settings, base.preprocessing, "", cached=False, decoders=threads, hashed=True)
     paths = [folder / image.file for image in learned.images]

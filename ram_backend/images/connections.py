@@ -1,4 +1,4 @@
-"""Connections that go only where the guard allows (protection against DNS rebinding), and that end on time.
+"""Connections only where the guard allows (against DNS rebinding), that end on time.
 
 The host is resolved once, each of its addresses is checked, and the connection
 goes to one of those very addresses. Host header, SNI and certificate check keep
@@ -29,7 +29,7 @@ _running = threading.local()
 
 
 class Deadline:
-    """Time limit for all that this thread does on a connection, also where the other side drips byte by byte.
+    """Time limit for all that this thread does on a connection, byte by byte or not.
 
     A timeout of a socket begins anew with every byte, so the socket itself is
     shut down.
@@ -82,7 +82,7 @@ class Deadline:
 
 
 def guarded_pools(guard: AddressGuard, *, connections: int) -> PoolManager:
-    """Pools of connections, each of which the guard allowed when it was made; `connections` stay open per host."""
+    """Pools of guarded connections, of which `connections` stay open per host."""
     pools = PoolManager(num_pools=_MOST_HOSTS, maxsize=connections, block=False)
     pools.pool_classes_by_scheme = {
         "http": partial(_HTTPPool, guard=guard),  # type: ignore[dict-item]
@@ -92,7 +92,7 @@ def guarded_pools(guard: AddressGuard, *, connections: int) -> PoolManager:
 
 
 def _connect(connection: HTTPConnection, scheme: str, guard: AddressGuard) -> socket.socket:
-    """A socket to the first address of the connection's host that answers; all of them must be allowed.
+    """A socket to the first address of the host that answers; all must be allowed.
 
     The connection's timeout is for the DNS look-up and all attempts together,
     in equal shares.
@@ -126,7 +126,7 @@ def _connect(connection: HTTPConnection, scheme: str, guard: AddressGuard) -> so
 
 
 def _looked_up(host: str, port: int, seconds: float) -> list[Any]:
-    """`getaddrinfo` with a timeout: it can't be interrupted, so it runs in a thread that may be left behind.
+    """`getaddrinfo` with a timeout, in a thread that may be left behind.
 
     Raises:
         TimeoutError: no answer in time.

@@ -1,4 +1,4 @@
-"""Image decoding with Pillow, within limits that are checked before a pixel is decoded; perceptual hash (pHash).
+"""Image decoding with Pillow, within limits checked before a pixel is decoded; pHash.
 
 Only the formats of `FORMATS` are read: none of them starts another program.
 """
@@ -33,13 +33,13 @@ FORMATS: dict[str, tuple[str, ...]] = {
 """Formats that are read, tried in this order, and their file name endings."""
 
 OTHER_SUFFIXES = (".heic", ".heif", ".tga", ".pdf", ".svg", ".psd", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw")
-"""Of pictures that can't be read: `find_images` takes them, too, so that nobody misses them without a word."""
+"""Of pictures that can't be read: `find_images` takes them, too, so that this is said."""
 
 SUFFIXES = frozenset(suffix for suffixes in (*FORMATS.values(), OTHER_SUFFIXES) for suffix in suffixes)
 """File name endings (lower case) that `find_images` takes from folders."""
 
 MOST_SCANS = 100
-"""Limit for a JPEG: each scan costs a pass over all pixels, and real progressive ones have some ten."""
+"""Limit for a JPEG: each costs a pass over all pixels; real ones have some ten."""
 
 STRIP_PIXELS = 1_000_000
 """Pixels converted at once."""
@@ -49,7 +49,7 @@ HASH_BITS = 64
 HASH_SIDE = 32
 """Side in pixels of the grey picture that is hashed."""
 HASH_PRECISION = 3
-"""Decimals that frequencies are rounded to, so that a flat picture's rounding noise gives no bits."""
+"""Decimals of frequencies, so that a flat picture's rounding noise gives no bits."""
 
 _JPEG, _END_OF_IMAGE = b"\xff\xd8\xff", b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"  # compressed data never hold it
@@ -142,7 +142,7 @@ def decode(
 
 
 def thumbnail(data: bytes, size: int, max_pixels: int, max_bytes: int, name: str) -> bytes:
-    """A JPEG of the image, at most `size` pixels wide and high; arguments and errors as in `decode`."""
+    """A JPEG of at most `size` x `size` pixels; arguments and errors as in `decode`."""
     limits = {"max_pixels": max_pixels, "max_bytes": max_bytes}
     image, _ = decode(data, exif_orientation=True, alpha="white", draft_size=size, name=name, **limits)
     image.thumbnail((size, size))
@@ -152,7 +152,7 @@ def thumbnail(data: bytes, size: int, max_pixels: int, max_bytes: int, name: str
 
 
 def header_of(data: bytes) -> tuple[int, str]:
-    """Width x height and format that an image's header names, before anything is decoded; (0, "") without a header."""
+    """Width x height and format by an image's header; (0, "") without one."""
     try:
         with _open(data, "image") as image:
             return image.width * image.height, image.format or ""
@@ -161,7 +161,7 @@ def header_of(data: bytes) -> tuple[int, str]:
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """Hash in [0, 2**64) of the DCT: one bit per low frequency, set where it is above the median of the 64.
+    """Hash in [0, 2**64) of the DCT: a bit per low frequency, set above their median.
 
     Sizes, JPEG quality, brightness and contrast hardly change it. Different
     photos differ in about 32 bits: among two million pairs of photos none
@@ -180,7 +180,7 @@ def perceptual_hash(image: Image.Image) -> int:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Image files under the given paths, in their order, sorted within each folder, each once.
+    """Image files under the paths, in their order, sorted within folders, each once.
 
     Files are taken whatever they are called (also missing ones, for `decode` to
     report). Folders are searched with all subfolders for files with a suffix of
@@ -282,13 +282,13 @@ def _not_a_photo(content: bytes) -> str | None:
 
 
 def _lacks_rows(image: Image.Image) -> bool:
-    """Whether the lower tenth of a JPEG is of one colour, as libjpeg fills what is missing."""
+    """Whether a JPEG's lower tenth is of one colour, as libjpeg fills missing rows."""
     values = np.asarray(image.crop((0, image.height - max(1, image.height // 10), *image.size)))
     return bool((values == values[-1, -1]).all())
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation of a loaded image (PNG may have it after the pixels); 1 where none can be read."""
+    """EXIF orientation of a loaded image (PNG may have it last); else 1."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged metadata doesn't make the picture unreadable
@@ -296,7 +296,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
-    """A loaded image of any mode as one of mode RGB; strip by strip, so that no step needs memory for all pixels."""
+    """A loaded image as RGB, strip by strip: no step needs memory for all pixels."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image._new(image.im)  # the same pixels, without what the file says of orientation
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
@@ -310,7 +310,7 @@ def _to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
-    """Parts of an image over its whole width with at most `STRIP_PIXELS`, or one row; the top of each."""
+    """Parts over the whole width, of `STRIP_PIXELS` or a row, each with its top."""
     rows = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(top + rows, image.height))), top
@@ -344,7 +344,7 @@ def _grey_range(image: Image.Image) -> tuple[float, float]:
 
 
 def _grey_to_8_bits(values: NDArray[np.generic], black: float, white: float) -> NDArray[np.uint8]:
-    """Grey values (H, W) of any depth, scaled to 0..255; what is not finite becomes black."""
+    """Grey values (H, W) of any depth, scaled to 0..255; not finite: black."""
     grey = values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
     scaled = (np.where(np.isfinite(grey), grey, black) - black) * (255.0 / (white - black or 1.0))
     return np.rint(scaled).astype(np.uint8)

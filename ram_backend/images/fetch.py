@@ -1,4 +1,4 @@
-"""HTTP client for images (http, https and data URIs), within limits; messages name no passwords and no queries."""
+"""HTTP client for images within limits; messages name no passwords and no queries."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class FetchLimits:
 
 @dataclass(frozen=True)
 class Answer:
-    """The response to one request; `location` is the absolute URL of a redirect, None where it is none."""
+    """The response to a request; `location`: absolute URL of a redirect, or None."""
 
     address: Address
     status: int
@@ -74,7 +74,7 @@ class Fetcher:
         self._pools = guarded_pools(self.limits.guard, connections=self.limits.connections)
 
     def get(self, url: str) -> bytes:
-        """The bytes of an image at an http, https or data URL. Sends no credentials to anybody.
+        """The bytes of an image at an http, https or data URL, fetched without credentials.
 
         Raises:
             ImageRefused: the address, or one that it redirects to, is not
@@ -101,7 +101,7 @@ class Fetcher:
     def exchange(
         self, method: str, address: Address, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Answer:
-        """One request within the thread's deadline, with `headers` besides the usual ones; follows no redirect.
+        """One request within the thread's deadline; follows no redirect.
 
         Raises:
             ImageRefused, ImageTooLarge, ImageUnreachable: as `get`.
@@ -181,7 +181,7 @@ def _too_large(name: str, limit: int) -> ImageTooLarge:
 
 
 def _failure(address: Address, error: HTTPError, deadline: Deadline) -> ImageUnreachable | ImageUnreadable:
-    """Our error for a failed connection. The original text may hold the query, so it is not shown."""
+    """Our error for a failed connection, without the original text and its query."""
     if isinstance(error.__cause__, socket.gaierror) and error.__cause__.errno in _NAME_UNKNOWN:
         return ImageUnreadable(f"{address}: there is no host of that name. Check the address in the task.")
     if isinstance(error, DecodeError):
@@ -200,7 +200,7 @@ def _failure(address: Address, error: HTTPError, deadline: Deadline) -> ImageUnr
 
 
 def _from_data_uri(uri: str, limit: int) -> bytes:
-    """Bytes of `data:[type][;base64],...`; whitespace, missing padding and the URL-safe alphabet are forgiven."""
+    """Bytes of `data:[type][;base64],...`; whitespace and padding are forgiven."""
     name = redacted(uri)
     comma = uri.find(",")
     if comma < 0:
@@ -216,7 +216,7 @@ def _from_data_uri(uri: str, limit: int) -> bytes:
 
 
 def _unquoted(text: str, start: int) -> Iterator[bytes]:
-    """As `unquote_to_bytes`, in parts: it takes a hundred times the memory, and other threads wait for it."""
+    """As `unquote_to_bytes`, which takes a hundred times the memory, in parts."""
     rest = b""
     for at in range(start, len(text), _PART):
         rest += text[at : at + _PART].encode()

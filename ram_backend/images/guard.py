@@ -144,7 +144,7 @@ class AddressGuard:
 
 
 def is_internal(ip: IPAddress) -> bool:
-    """Whether an address is not public; of an IPv6 address that wraps an IPv4 address, the latter counts."""
+    """Whether an address is not public, or wraps an IPv4 address that isn't."""
     if isinstance(ip, ipaddress.IPv6Address):
         wrapped = ip.ipv4_mapped or ip.sixtofour
         if wrapped is None and ip in _NAT64:
@@ -157,7 +157,7 @@ def is_internal(ip: IPAddress) -> bool:
 
 
 def redacted(url: str) -> str:
-    """A URL on one short line, without user, password and query (but with the path of a local file)."""
+    """A URL on one short line, without login and query (but with a local file's path)."""
     url = url.strip()
     if url[:5].lower() == "data:":
         return f"a data URI ({len(url):,} characters)"
@@ -177,7 +177,7 @@ def redacted(url: str) -> str:
 
 
 def _plain_host(host: str) -> str:
-    """Host in the form of `Origin`; "" where it is an oddly written number (2130706433, 0x7f.1, 010.0.0.1)."""
+    """Host in the form of `Origin`; "" for an odd number (2130706433, 0x7f.1, 010.0.0.1)."""
     host = host.strip("[]").rstrip(".").lower()
     try:
         return str(ipaddress.ip_address(host.partition("%")[0]))
@@ -200,7 +200,7 @@ def _allowed_host(entry: str) -> tuple[str, int | None]:
 
 
 def is_loopback(host_or_url: str) -> bool:
-    """Whether a host name, an IP address or a URL is that of this machine or container."""
+    """Whether a host, an IP address or a URL is that of this machine."""
     bare_ipv6 = host_or_url.count(":") > 1 and not host_or_url.startswith("[")
     url = host_or_url if "//" in host_or_url else f"//[{host_or_url}]" if bare_ipv6 else f"//{host_or_url}"
     try:

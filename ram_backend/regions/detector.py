@@ -1,4 +1,4 @@
-"""Open-set detection with Grounding DINO (Liu et al. 2023, arXiv 2303.05499): boxes of any tags in an image."""
+"""Open-set detection with Grounding DINO (Liu et al. 2023, arXiv 2303.05499)."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class GroundingDino:
             yield [*prompt, tokenizer.sep_token_id], spans
 
     def _scores(self, image: Image.Image, prompts: Sequence[list[int]]) -> tuple[FloatArray, FloatArray]:
-        """Boxes (P, Q, 4) as shares (x0, y0, x1, y1), and scores (P, Q, tokens) of P prompts on an image."""
+        """Boxes (P, Q, 4) as shares (x0, y0, x1, y1), scores (P, Q, tokens) of P prompts."""
         import torch
 
         texts = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)
@@ -117,7 +117,7 @@ class GroundingDino:
 
 
 def _regions(tag: str, boxes: FloatArray, per_token: FloatArray) -> list[Region]:
-    """The regions of a tag, from boxes (Q, 4) and the scores (Q, n) of its tokens, after non-maximum suppression."""
+    """Regions of a tag, from boxes (Q, 4) and its tokens' scores (Q, n), after NMS."""
     import torch
     from torchvision.ops import nms
 

@@ -1,4 +1,4 @@
-"""Weakly supervised localisation: boxes from evidence maps, by a threshold and connected components."""
+"""Weakly supervised localisation: boxes from evidence maps, by connected components."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FloatArray = NDArray[np.float32]
 RESOLUTION = 45
 """Cells per side that a map is interpolated to."""
 LEVEL = 0.4
-"""Share of the way from a map's mean to its peak above which a cell belongs to a box."""
+"""Share of the way from mean to peak above which a cell belongs to a box."""
 MOST_BOXES = 3
 
 
 @dataclass(frozen=True)
 class Region:
-    """A tag's place in an image; all coordinates are shares of width and height, in [0, 1], from the top left.
+    """A tag's place in an image; coordinates are shares in [0, 1], from the top left.
 
     Attributes:
         tag: as it was asked for.
@@ -70,7 +70,7 @@ def locate(
 def _boxes(
     evidence: FloatArray,
 ) -> list[tuple[float, tuple[float, float, float, float], tuple[float, float]]]:
-    """(share of the peak, box, point) of each connected part of a map (S, S) that stands out, best first."""
+    """(share of the peak, box, point) of each part of a map (S, S), best first."""
     from scipy import ndimage
 
     side = len(evidence)

@@ -1,4 +1,4 @@
-"""Regions of tags by what is installed: Grounding DINO, else the network's evidence; with SAM a mask each."""
+"""Regions of tags: by Grounding DINO, else the network's evidence; with SAM a mask each."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Detector(Protocol):
     """Finds tags in an image."""
 
     def detect(self, image: Image.Image, tags: Sequence[str]) -> list[Region]:
-        """Boxes of the tags, best first per tag, in the order of the tags; a tag that is not found has none."""
+        """Boxes of the tags in their order, best first per tag, or none."""
 
 
 class Segmenter(Protocol):
     """Finds the pixels of what boxes hold."""
 
     def masks(self, image: Image.Image, boxes: Sequence[Box]) -> NDArray[np.bool_]:
-        """Masks (N, height, width) of N boxes (x0, y0, x1, y1), shares of width and height, one for each."""
+        """Masks (N, height, width) of N boxes (x0, y0, x1, y1), shares of the sides."""
 
 
 class RegionFinder:
@@ -65,7 +65,7 @@ class RegionFinder:
         tokens: NDArray[np.float32],
         photo: Callable[[], Image.Image],
     ) -> list[tuple[Region, NDArray[np.bool_] | None]]:
-        """Regions of L tags in one image, and their masks (height, width) where there is a segmenter.
+        """Regions of L tags in an image; with a segmenter their masks (height, width).
 
         Args:
             network: as for `locate`, and so are the next four.

@@ -1,4 +1,4 @@
-"""Promptable segmentation with SAM and SAM 2 (Kirillov et al. 2023, Ravi et al. 2024): masks of boxes."""
+"""Promptable segmentation with SAM and SAM 2 (Kirillov et al. 2023, Ravi et al. 2024)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SegmentAnything:
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """A mask (height, width) as COCO's uncompressed run lengths: column by column, the first run is of False."""
+    """A mask (height, width) as COCO's run lengths: by columns, first a run of False."""
     flat = np.concatenate([[False], mask.flatten(order="F"), [False]])
     edges = np.flatnonzero(flat[1:-1] != flat[:-2])
     counts = np.diff([0, *edges, mask.size])

@@ -1,4 +1,4 @@
-"""Weights of detector and segmenter: their folders, and their download from the Hugging Face hub."""
+"""Weights of detector and segmenter: folders, and download from the hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPOSITORIES: dict[Kind, str] = {
     "grounding-dino": "IDEA-Research/grounding-dino-base",
     "sam": "facebook/sam-vit-base",
 }
-"""On the hub, in transformers' format; SAM 2 is taken, too (facebook/sam2.1-hiera-base-plus)."""
+"""In transformers' format; SAM 2 is taken, too (facebook/sam2.1-hiera-base-plus)."""
 _FILES = ("*.json", "*.txt", "model.safetensors")
 
 
@@ -32,7 +32,7 @@ def is_installed(kind: Kind, data_dir: Path) -> bool:
 
 @contextmanager
 def loading(kind: Kind, folder: Path) -> Iterator[None]:
-    """Names the weights, and the command that helps, where what is loaded inside is missing or damaged.
+    """Names the weights and the helping command where a load inside fails.
 
     Raises:
         BundleNotFound: the folder has no weights.
@@ -53,7 +53,7 @@ def loading(kind: Kind, folder: Path) -> Iterator[None]:
 def pull(
     kind: Kind, data_dir: Path, *, repository: str | None = None, revision: str | None = None, endpoint: str | None
 ) -> Path:
-    """Downloads the weights (0.4 to 1 GB), or what a stopped download left; returns their folder.
+    """Downloads the weights (0.4 to 1 GB), or the rest; returns their folder.
 
     Args:
         kind: which.

@@ -1,1 +1,1 @@
-"""Tagging: images and a subset of tags in, scores out. Only the token cache and cached text embeddings use files."""
+"""Tagging: images and a subset of tags in, scores out. Only caches use files."""

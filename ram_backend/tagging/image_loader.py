@@ -1,4 +1,4 @@
-"""From an image file's bytes to its tokens: decode, hash, cache look-up, batched encode.
+"""From an image's bytes to its tokens: decode, hash, cache look-up, batched encode.
 
 Serving, training and the commands load images here, so that the same bytes give
 the same tokens everywhere. A cached file holds an image's tokens, perceptual
@@ -34,7 +34,7 @@ from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded
 FloatArray = NDArray[np.float32]
 
 LARGE_PIXELS = 24_000_000
-"""Images from this size on take up to a gigabyte each while they are decoded, so they are decoded one at a time."""
+"""From this size on images take up to a gigabyte: they are decoded one at a time."""
 
 LOCKING, LOCKING_PIXELS, LOCKING_WEIGHT = frozenset({"JPEG2000", "AVIF", "WEBP"}), 500_000, 4
 """Formats whose decoders hold Python's global lock: from this size on long enough to hold up requests. They take more
@@ -113,7 +113,7 @@ class ImageLoader:
         return LoadedImage(sha256, phash, (width, height), _tokens(content), None)
 
     def load(self, data: bytes, *, name: str) -> LoadedImage:
-        """Finds an image's tokens in the cache, or decodes it for the encoder; `name` is its name in errors.
+        """Finds an image's tokens in the cache, or decodes it; `name`: in errors.
 
         Raises:
             ImageTooLarge: more bytes or pixels than the limits allow.
@@ -135,7 +135,7 @@ class ImageLoader:
         return LoadedImage(sha256, phash, size, None, array)
 
     def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:
-        """Writes new tokens (T, D) to the cache; returns those to score, which every later look-up gives."""
+        """Writes new tokens (T, D) to the cache; returns those that look-ups give."""
         if self._cache is None:
             return tokens
         header = _HEADER.pack(image.phash, *image.size, *tokens.shape)
@@ -143,7 +143,7 @@ class ImageLoader:
         return _tokens(self._cache.put(self._name(image.sha256), content))
 
     def encode(self, network: Network, images: Sequence[LoadedImage]) -> list[FloatArray]:
-        """Tokens (T, D) of each image: cached ones as they are, all others encoded in one batch and stored."""
+        """Tokens (T, D) of each image, cached, or encoded in one batch and stored."""
         new = [image.pixels for image in images if image.pixels is not None]
         encoded = iter(network.encode(np.stack(new)) if new else ())
         return [image.tokens if image.tokens is not None else self.store(image, next(encoded)) for image in images]
@@ -151,7 +151,7 @@ class ImageLoader:
     def batches(
         self, paths: Sequence[Path], size: int, *, threads: int
     ) -> Iterator[list[tuple[Path, LoadedImage | ImageError]]]:
-        """Loads files in batches; one is decoded ahead, so that decoding and the network work at the same time.
+        """Loads files in batches; one is decoded ahead, while the network works.
 
         Args:
             paths: N files.
@@ -183,7 +183,7 @@ class ImageLoader:
 def open_image_loader(
     settings: Settings, preprocessing: Preprocessing, encoder_id: str, *, cached: bool = True, **options: Any
 ) -> ImageLoader:
-    """A loader with the settings' limits and, if `cached`, their cache of tokens; for `options` see `ImageLoader`."""
+    """A loader with the settings' limits and, if `cached`, cache; see `ImageLoader`."""
     cache = DiskCache(settings.cache_dir / "tokens", settings.token_cache_bytes) if cached else None
     options |= {"max_pixels": settings.max_image_pixels, "max_bytes": settings.max_image_bytes}
     return ImageLoader(preprocessing, encoder_id, cache, **options)
@@ -192,7 +192,7 @@ def open_image_loader(
 def prepared(
     data: bytes, preprocessing: Preprocessing, *, hashed: bool, name: str, max_pixels: int, max_bytes: int
 ) -> tuple[tuple[int, int], int, FloatArray]:
-    """Decodes an image: (width, height), its perceptual hash (0 unless `hashed`), and what the encoder takes.
+    """Decodes an image: (width, height), perceptual hash or 0, the encoder's input.
 
     Raises:
         ImageTooLarge, ImageUnreadable: as `decode`.
@@ -217,12 +217,12 @@ def _tokens(content: bytes) -> FloatArray:
 
 
 def release_memory() -> None:
-    """Gives freed memory back to the system: glibc keeps it per thread, gigabytes after some large images."""
+    """Gives freed memory back to the system: glibc keeps it, gigabytes at times."""
     _call_glibc("malloc_trim", 0)
 
 
 def unmap_freed_memory() -> None:
-    """From now on, blocks of a megabyte and more go back to the system as soon as they are freed."""
+    """From now on, freed blocks of a megabyte and more go back to the system."""
     _call_glibc("mallopt", -3, 1_000_000)  # M_MMAP_THRESHOLD, which otherwise grows to 32 MB
 
 

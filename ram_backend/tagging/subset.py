@@ -1,4 +1,4 @@
-"""Requested tags: rows of the vocabulary for known ones, text embeddings for new ones."""
+"""Requested tags: vocabulary rows, or text embeddings for new ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Subset:
 
     @property
     def new_tags(self) -> tuple[str, ...]:
-        """Tags that the bundle's vocabulary doesn't know, and which were embedded from their text."""
+        """Tags that the vocabulary lacks, embedded from their text."""
         return tuple(name for name, entry in zip(self.names, self.entries, strict=True) if not isinstance(entry, int))
 
 
@@ -75,7 +75,7 @@ def resolve_subset(
     described: Mapping[str, FloatArray] | None = None,
     described_from: str = "",
 ) -> Subset:
-    """Finds each asked tag in the bundle's vocabulary (see `Vocabulary.find`), or embeds it from its text.
+    """Finds each tag in the vocabulary (`Vocabulary.find`), or embeds it from its text.
 
     Args:
         bundle: whose vocabulary is searched.
@@ -120,7 +120,7 @@ def resolve_subset(
 
 
 def tag_embeddings(bundle: Bundle, subset: Subset) -> FloatArray | None:
-    """Text embeddings (L, E) float32 of length 1, one per tag of the subset (the mean where a tag has several).
+    """Text embeddings (L, E) float32 of length 1, one per tag (the mean of several).
 
     None where the bundle learned its tags without a text encoder: its label
     embeddings are no texts.

@@ -20,12 +20,12 @@ from ram_backend.tagging.subset import Subset
 
 TokenDtype = Literal["float16"]
 TOKEN_DTYPE: TokenDtype = "float16"
-"""Precision that image tokens are cached as: taggers that use the cache are made with it."""
+"""Precision of cached image tokens: taggers that use the cache are made with it."""
 
 
 @dataclass(frozen=True)
 class TagScores:
-    """What a tagger found: a row per image, a column per tag asked, in the order asked.
+    """What a tagger found: a row per image, a column per tag, in the order asked.
 
     Attributes:
         logits: (N, L) float32 of the network, before calibration and delta.
@@ -102,7 +102,7 @@ class Tagger:
         self._queries: Queries = network.select(subset.entries) if base is None else base._queries
 
     def with_version(self, delta: Delta, version: str) -> Tagger:
-        """The same tags under a version with that digest; shares what was precomputed, so it is made at once."""
+        """The same tags under a version with that digest, made at once."""
         base = (self.bundle, self.network, self.subset)
         return Tagger(*base, token_dtype=self.token_dtype, delta=delta, version=version, base=self)
 
@@ -116,7 +116,7 @@ class Tagger:
         return self.score(self.encode(images))
 
     def encode(self, images: Sequence[Image.Image]) -> FloatArray:
-        """Image tokens: (N, T, D) float32, rounded to `token_dtype`, the same whatever the subset is."""
+        """Image tokens: (N, T, D) float32, rounded to `token_dtype`, for any subset."""
         if not images:
             return np.empty((0, *self.network.token_shape), dtype=np.float32)
         tokens = self.network.encode(np.stack([self.bundle.preprocessing(image) for image in images]))
@@ -137,7 +137,7 @@ class Tagger:
 
 
 def rounded(tokens: FloatArray, dtype: TokenDtype) -> FloatArray:
-    """Tokens of any shape, each the nearest number of that precision, as float32; too large ones become the largest."""
+    """Tokens rounded to that precision, as float32; too large ones become the largest."""
     largest = np.finfo(dtype).max
     return np.clip(tokens, -largest, largest).astype(dtype).astype(np.float32)
 
@@ -150,7 +150,7 @@ def _model_version(
     thresholds: FloatArray,
     version: str | None,
 ) -> str:
-    """A name for the behaviour: same string, same scores. Made of identities only, never of computed numbers."""
+    """A name for the behaviour: same string, same scores. Made of identities only."""
     identity = {
         "bundle": bundle.digest,
         "engine": network.encoder_id,

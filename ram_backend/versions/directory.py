@@ -1,9 +1,9 @@
-"""Version directories: safetensors and a manifest with checksums, written once, verified whenever they are opened.
+"""Version directories: safetensors and a manifest with checksums, written once.
 
     VERSIONS/                          the settings' `versions_dir`
-        7.1795452148-3f1c0a9b2d4e/     a project: number, creation time, digest of its Label Studio's address
+        7.1795452148-3f1c0a9b2d4e/     a project: number, creation time, digest of its address
             v0001/
-                manifest.json          project, name, bundle, digest, tags, lineage, verdict, checksums
+                manifest.json          project, name, bundle, digest, tags, lineage, verdict, sums
                 delta.safetensors      see `models.delta`
                 ...                    further files of its trainer
 
@@ -82,7 +82,7 @@ def version_path(versions_dir: Path, key: ProjectKey, name: str) -> Path:
 
 
 def engine_folder(versions_dir: Path, key: ProjectKey) -> Path:
-    """Folder of what the data engine found by workers in a project: beside its versions, and removed with them."""
+    """Folder of the workers' data engine in a project, removed with its versions."""
     return versions_dir / folder_of(key) / "engine"
 
 
@@ -183,7 +183,7 @@ def open_version(
 
 
 def remove_version(versions_dir: Path, key: ProjectKey, name: str) -> None:
-    """Removes a version's directory, which is renamed first, so that no reader finds half of it.
+    """Removes a version's directory, renamed first, so that no reader finds half of it.
 
     Raises:
         VersionsUnavailable: it can't be removed.
@@ -221,7 +221,7 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 
 
 def _write_next(folder: Path, contents: Mapping[str, bytes], manifest: dict[str, Any], first_number: int) -> int:
-    """Writes the directory under the next free number; the caller holds the folder's lock."""
+    """Writes the directory under the next free number, under the folder's lock."""
     for partial in folder.glob(f".*{_PARTIAL}"):
         shutil.rmtree(partial, ignore_errors=True)  # its writer was killed: a running one would hold the lock
     taken = [number for path in folder.iterdir() if (number := number_of(path.name)) is not None]

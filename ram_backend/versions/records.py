@@ -174,7 +174,7 @@ class VersionRecord(OfProject, Base):
 
 
 class ServedRow(OfProject, Base):
-    """What a project is served: a version's name, or NULL for the bundle's base. No row: nothing was ever published.
+    """What a project is served: a version's name, NULL for the base. No row: nothing.
 
     `change` is the backend's counter (see `projects.table`) when the row was
     last written.
@@ -223,7 +223,7 @@ class Served:
 
 
 class ServedChanges(NamedTuple):
-    """The counter now, what has changed since an earlier value of it, and all projects with a row; None: as then."""
+    """The counter now, what has changed since, all projects with a row; None: as then."""
 
     change: int
     served: tuple[Served, ...]

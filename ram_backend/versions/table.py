@@ -1,4 +1,4 @@
-"""Model registry: the versions of each project and which one it is served, changed by compare-and-swap."""
+"""Model registry: versions of projects and which one is served, by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class VersionTable:
-    """Versions and what is served; raises DatabaseUnavailable if nothing was read or written.
+    """Versions and what is served; DatabaseUnavailable: nothing was read or written.
 
     Every change of what is served first locks the row of the backend's counter,
     which serialises writers.
@@ -40,13 +40,13 @@ class VersionTable:
         self._database = database
 
     def next_number(self, key: ProjectKey) -> int:
-        """A number that no version of the project has in the database: for `write_version`."""
+        """A number that no version of the project has yet, for `write_version`."""
         with self._database.reading() as session:
             highest = session.scalar(select(func.max(VersionRecord.number)).where(of_project(VersionRecord, key)))
             return (highest or 0) + 1
 
     def record(self, stored: Version, *, session: Session | None = None) -> VersionRecord:
-        """Records a written version, accepted or not, without serving it. Repeating it changes nothing.
+        """Records a written version without serving it. Repeating it changes nothing.
 
         Without the session of a transaction that the caller commits, it has a
         transaction of its own.
@@ -100,7 +100,7 @@ class VersionTable:
             return Served(key) if row is None else _served(opened, row)
 
     def changes(self, since: int = -1) -> ServedChanges:
-        """What projects are served, if written after the counter was `since`; by default of all."""
+        """What projects are served, if written after `since`; by default of all."""
         with self._database.reading() as session:
             counter = session.get_one(BackendRow, 1).change
             if counter == since:
@@ -119,7 +119,7 @@ class VersionTable:
         expected: str | None,
         in_transaction: Callable[[Session], None] | None = None,
     ) -> Served:
-        """Publishes an accepted version by compare-and-swap: only if the incumbent of its gate is still served.
+        """Publishes an accepted version only if the incumbent of its gate is still served.
 
         The incumbent is `expected` (None: the base). `in_transaction` is called
         before anything is written; if it raises, nothing is.
@@ -162,7 +162,7 @@ class VersionTable:
             return _serve(session, counter, key, name, pinned=True)
 
     def pin(self, key: ProjectKey, *, pinned: bool = True) -> Served:
-        """Keeps what is served until it is unpinned or rolled back; not `pinned`: versions may be published again."""
+        """Keeps what is served until unpinned or rolled back; not `pinned`: ends that."""
         with self._database.writing() as session:
             counter = locked_counter(session)
             now = self.served(key, session=session)
@@ -176,7 +176,7 @@ class VersionTable:
                 row.quarantined = reason
 
     def retire(self, key: ProjectKey, keep: int) -> Sequence[str]:
-        """Marks all versions as removed but the latest `keep`, and as many of the served one's line.
+        """Marks all versions as removed but the latest `keep`, and `keep` of the served line.
 
         Returns:
             The names of all versions that are marked.
@@ -193,7 +193,7 @@ class VersionTable:
 def incumbent_of(
     table: VersionTable, versions_dir: Path, key: ProjectKey, bundle: Bundle | None
 ) -> tuple[Served, Version | None]:
-    """What is served by the database, and what a server with a bundle (None: any) would serve (None: the base)."""
+    """What is served by the database, and by a server with that bundle."""
     served = table.served(key)
     if served.version is None:
         return served, None
@@ -248,7 +248,7 @@ def _known_row(session: Session, key: ProjectKey, name: str) -> VersionRecord:
 
 
 def _servable_row(session: Session, key: ProjectKey, name: str) -> VersionRecord:
-    """The row of a version that may be served; raises VersionNotFound or VersionRefused."""
+    """The row of a servable version; raises VersionNotFound or VersionRefused."""
     row = _known_row(session, key, name)
     if row.outcome != ACCEPTED:
         reason = str(row.verdict.get("reason") or row.outcome).rstrip(".")
