@@ -17,6 +17,12 @@ def listed(names: Sequence[Any], most: int, shown: Callable[[Any], str] = str) -
     return ", ".join(map(shown, names[:most])) + more
 
 
+def first_line(error: BaseException) -> str:
+    """A foreign error's first line in a message, at most 160 characters."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0][:160]
+
+
 class RamError(Exception):
     """Base of all errors that this package raises on purpose."""
 

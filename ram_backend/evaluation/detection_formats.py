@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ram_backend.errors import InputError
+from ram_backend.errors import InputError, first_line
 from ram_backend.evaluation.boxes import DIGITS, Box, BoxedImage, BoxSet, LabelledBox
 from ram_backend.evaluation.labels import LabelledImage, LabelSet, naming
 from ram_backend.vocabulary.tags import read_text
@@ -74,7 +74,7 @@ def _yolo_classes(folder: Path) -> tuple[str, ...]:
         try:
             names: Any = yaml.safe_load(read_text(folder / "data.yaml"))["names"]
         except yaml.YAMLError as error:
-            raise ValueError(str(error).splitlines()[0]) from None
+            raise ValueError(first_line(error)) from None
         return tuple(str(names[place]) for place in range(len(names)))
 
 
@@ -96,10 +96,7 @@ def read_open_images(path: Path) -> LabelSet:
         with naming(f"{path}, line {number}", "a label of an image"):
             name, confidence = row[label_at], 1.0 if confidence_at is None else float(row[confidence_at])
             if name.startswith("/") and name not in described:
-                raise InputError(
-                    f"{path}, line {number}: {name} has no name: put OpenImages' class descriptions (such as"
-                    " oidv7-class-descriptions.csv) into the same folder."
-                )
+                raise InputError(f"{path}, line {number}: {name} has no name: put *class-descriptions*.csv beside it.")
             tag = described.get(name, name)
             wrong, right, unknown = stated.setdefault(row[image_at], (set(), set(), set()))
         tags[tag] = None

@@ -200,10 +200,7 @@ def _network(bundle: Bundle, part: Part) -> Any:
             weights = PACKAGED / HEAD_WEIGHTS
         if part == "head":
             return StarterModule(bundle, weights)
-        raise InputError(
-            f"The encoder of bundle {bundle.name!r} runs in ONNX and can't learn: use --train head, or a bundle of RAM,"
-            " RAM++ or Tag2Text."
-        )
+        raise InputError(f"The encoder of bundle {bundle.name!r} runs in ONNX and can't learn: use --train head.")
     network = load_module(bundle).requires_grad_(part == "all")
     learning: list[Any] = [network.head, network.reweight_scale]
     if part != "head":

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ram_backend.errors import ImageTooLarge, ImageUnreadable
+from ram_backend.errors import ImageTooLarge, ImageUnreadable, first_line
 
 Alpha = Literal["drop", "white"]
 
@@ -130,8 +130,7 @@ def decode(
             raise ImageTooLarge(f"{name}: not enough memory to decode it. Shrink the image or free memory.") from None
         except Exception as error:  # decoders fail on hostile data in too many ways to list them
             raise ImageUnreadable(
-                f"{name}: the {image.format} data is damaged or cut off, or takes too much memory ({_one_line(error)})."
-                " Shrink the image, or fetch or export it again."
+                f"{name}: the {image.format} data is damaged or cut off, or huge ({first_line(error)}). Export it."
             ) from error
     width, height = result.size
     result.info.clear()
@@ -198,9 +197,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 def _images_in(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
-        raise ImageUnreadable(
-            f"{error.filename}: the folder can't be listed ({error.strerror}). Check its permissions."
-        )
+        raise ImageUnreadable(f"{error.filename}: can't be listed ({error.strerror}). Check its permissions.")
 
     images: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
@@ -241,9 +238,7 @@ def read_file(path: Path, max_bytes: int, name: str, *, most: int | None = None)
     except FileNotFoundError:
         raise ImageUnreadable(f"{name}: no such file. Check the path.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ImageUnreadable(
-            f"{name}: can't be read ({_one_line(error)}). Check the path and its permissions."
-        ) from error
+        raise ImageUnreadable(f"{name}: can't be read ({first_line(error)}). Check its permissions.") from error
 
 
 def _check(count: int, limit: int, found: str, setting: str) -> None:
@@ -263,8 +258,7 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise ImageUnreadable(f"{name}: is {_not_a_photo(content) or unknown}.") from None
     except Exception as error:  # decoders fail on hostile data in too many ways to list them
         raise ImageUnreadable(
-            f"{name}: its header is damaged or cut off, or the image takes too much memory ({_one_line(error)})."
-            " Shrink the image, or fetch or export it again."
+            f"{name}: its header is damaged or cut off, or it is huge ({first_line(error)}). Export it again."
         ) from error
 
 
@@ -348,9 +342,3 @@ def _grey_to_8_bits(values: NDArray[np.generic], black: float, white: float) -> 
     grey = values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
     scaled = (np.where(np.isfinite(grey), grey, black) - black) * (255.0 / (white - black or 1.0))
     return np.rint(scaled).astype(np.uint8)
-
-
-def _one_line(error: BaseException) -> str:
-    """An error of Pillow or the system as one short line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:160] or type(error).__name__

@@ -193,9 +193,7 @@ def _allowed_host(entry: str) -> tuple[str, int | None]:
     except (LocationParseError, ValueError):
         host, parts = "", Url()
     if not host or "*" in host or parts.auth is not None or (parts.path or "/") != "/" or parts.query is not None:
-        raise SettingsError(
-            f"RAM_ALLOWED_IMAGE_HOSTS: {entry!r} is not a host, host:port or network. Write minio:9000,10.1.0.0/16."
-        )
+        raise SettingsError(f"RAM_ALLOWED_IMAGE_HOSTS: {entry!r} is not a host, host:port or network (10.1.0.0/16).")
     return host, parts.port
 
 

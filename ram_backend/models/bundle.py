@@ -101,9 +101,7 @@ def open_bundle(path: Path) -> Bundle:
     if elsewhere or not manifest["files"]:
         raise _damaged(path, f"{MANIFEST} names no file beside it, or one elsewhere")
     if version != FORMAT:
-        raise BundleDamaged(
-            f"Bundle {path} has format {version}, this version reads {FORMAT}: update ram_backend, or make it again."
-        )
+        raise BundleDamaged(f"Bundle {path} has format {version}, this version reads {FORMAT}: update ram_backend.")
     try:
         for name, entry in manifest["files"].items():
             file = path / name
@@ -180,14 +178,9 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
                 text = json.dumps(whole, indent=1, ensure_ascii=False)
                 (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
     except Timeout:
-        raise CheckpointError(
-            f"Another process has been writing the bundle {name!r} to {bundles_dir} for {WAIT_S:.0f} s: wait until it"
-            " ends, or stop it."
-        ) from None
+        raise CheckpointError(f"Another process has been writing the bundle {name!r} for long: stop it.") from None
     except OSError as error:
-        raise CheckpointError(
-            f"{bundles_dir} can't be written to ({error.strerror}): set RAM_DATA_DIR to a folder that you may write to."
-        ) from None
+        raise CheckpointError(f"{bundles_dir} can't be written to ({error.strerror}): set RAM_DATA_DIR.") from None
 
 
 @contextmanager
@@ -221,15 +214,9 @@ def flush(path: Path) -> None:
 def check_new_name(bundles_dir: Path, name: str) -> None:
     """Raises CheckpointError for a name that is taken or has odd characters."""
     if not _NAME.fullmatch(name):
-        raise CheckpointError(
-            f"{name!r} can't name a bundle: use up to 64 letters, digits, dots, dashes or underscores, starting with a"
-            " letter or digit."
-        )
+        raise CheckpointError(f"{name!r} can't name a bundle: use up to 64 letters, digits, dots and dashes.")
     if (bundles_dir / name).exists():
-        raise CheckpointError(
-            f"There is already a bundle {name!r} at {bundles_dir / name}: choose another --name, or remove that"
-            " directory."
-        )
+        raise CheckpointError(f"There is already a bundle {name!r}: remove it, or choose another --name.")
 
 
 def _damaged(path: Path, what: str) -> BundleDamaged:

@@ -42,9 +42,7 @@ class Calibration:
         object.__setattr__(self, "offset", np.asarray(self.offset, dtype=np.float32))
         slopes, offsets = np.append(self.slope, self.new_slope), np.append(self.offset, self.new_offset)
         if slopes.shape != offsets.shape or not (np.isfinite(slopes) & np.isfinite(offsets) & (slopes > 0)).all():
-            raise BundleDamaged(
-                "A calibration needs one positive slope and one offset per tag, all finite. Make the bundle again."
-            )
+            raise BundleDamaged("A calibration needs finite slopes above 0 and offsets. Make the bundle again.")
 
     def __len__(self) -> int:
         return len(self.slope)
@@ -87,9 +85,7 @@ class Calibration:
         except (SafetensorError, KeyError, OSError) as error:
             raise BundleDamaged(f"{path}: no calibration ({error}). Remove the bundle and make it again.") from None
         if len(calibration) != tags:
-            raise BundleDamaged(
-                f"{path} is for {len(calibration)} tags, the vocabulary has {tags}. Remove the bundle, make it again."
-            )
+            raise BundleDamaged(f"{path} is for {len(calibration)} tags, the vocabulary has {tags}. Make it again.")
         return calibration
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel, BertModel
 
-from ram_backend.errors import BundleDamaged
+from ram_backend.errors import BundleDamaged, first_line
 from ram_backend.models.bundle import CAPTIONER, NETWORK, Bundle
 from ram_backend.models.official import HEAD_PARTS
 from ram_backend.models.torch_network import torch_device
@@ -94,8 +94,7 @@ def load_captioner(bundle: Bundle, device: str = "cpu", network: Mapping[str, Te
         weights = load_file(path) | shared_weights(network or load_file(bundle.path / NETWORK))
         return Captioner.with_weights(weights).to(torch_device(device))
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
-        raise BundleDamaged(f"{path} doesn't fit its bundle ({first}). Remove the bundle and make it again.") from None
+        raise BundleDamaged(f"{path} doesn't fit its bundle ({first_line(error)}). Make it again.") from None
 
 
 def shared_weights(network: Mapping[str, Tensor]) -> dict[str, Tensor]:

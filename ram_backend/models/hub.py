@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import requests
 from filelock import FileLock
 
-from ram_backend.errors import DownloadError
+from ram_backend.errors import DownloadError, first_line
 from ram_backend.models.bundle import Bundle, check_new_name, file_sha256
 
 Released = Literal["ram-plus", "ram", "tag2text"]
@@ -170,8 +170,7 @@ def _list_file(address: str, target: Path, kind: Released) -> Path:
 
 
 def _unavailable(address: str, error: Exception, kind: Released) -> DownloadError:
-    reason = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
     return DownloadError(
-        f"{address}: can't be downloaded ({reason}). Check the connection and pull again (it resumes where it stopped),"
-        f" or get the file otherwise and run: ram-backend bundles import FILE.pth --tags TAGS.txt --name {kind}"
+        f"{address}: can't be downloaded ({first_line(error)}). Check the connection and pull again (it resumes), or"
+        f" get the file otherwise and run: ram-backend bundles import FILE.pth --tags TAGS.txt --name {kind}"
     )

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ram_backend import __version__
-from ram_backend.errors import CheckpointError, listed
+from ram_backend.errors import CheckpointError, first_line, listed
 from ram_backend.models import label_embeddings, official
 from ram_backend.models.bundle import (
     CAPTIONER,
@@ -174,8 +174,7 @@ def _load(file: Path) -> Any:
             " (where you trust this one, load it elsewhere and save its state dict alone)."
         ) from None
     except Exception as error:  # torch, pickle and zip have many kinds
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"damaged or cut short ({first[:200]}): {_DOWNLOAD}.") from None
+        raise CheckpointError(f"damaged or cut short ({first_line(error)}): {_DOWNLOAD}.") from None
 
 
 def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_extra: bool) -> _Checkpoint:
@@ -193,19 +192,13 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
     shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
     kind = official.detect_kind(shapes, tags, descriptions)
     if kind is None:
-        raise CheckpointError(
-            f"none of the keys of RAM, RAM++ or Tag2Text is in it (it has {listed(list(state), _SHOWN, repr)}):"
-            " give one of the authors' .pth files."
-        )
+        raise CheckpointError(f"has none of the models' keys ({listed(list(state), _SHOWN, repr)}): {_DOWNLOAD}.")
     each = descriptions if kind == "ram_plus" else 1
     architecture = official.read_architecture(kind, shapes, tags, image_size)
     expected = official.expected_shapes(kind, architecture, tags, each)
     missing = [key for key in expected if key not in weights]
     if missing:
-        raise CheckpointError(
-            f"looks like {kind}, but key {listed(missing, _SHOWN, repr)} is missing: the file is incomplete;"
-            f" {_DOWNLOAD}."
-        )
+        raise CheckpointError(f"looks like {kind}, but key {listed(missing, _SHOWN, repr)} is missing: {_DOWNLOAD}.")
     label = official.label_key(kind)
     if shapes[label][:1] != expected[label][:1]:
         per_tag = f" ({each} for each of {tags} tags)" if kind == "ram_plus" else ""
@@ -218,23 +211,17 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
         found = shapes[key]
         if found != shape and key.endswith("relative_position_bias_table") and len(found) == 2:
             raise CheckpointError(
-                f"key {key!r} has {found[0]} rows, {shape[0]} are needed: it was trained with attention windows of"
-                f" another size, that is for other images (window 7: 224 pixels); give the file for"
-                f" {official.IMAGE_SIZE} pixels, or its size with --image-size."
+                f"key {key!r} has {found[0]} rows, {shape[0]} are needed: it was trained for images of another size"
+                " (window 7: 224 pixels), to be given with --image-size."
             )
         if found != shape:
             raise CheckpointError(f"key {key!r} has shape {found}, {shape} is needed: {_DOWNLOAD}.")
     for key, tensor in {**{key: weights[key] for key in expected}, **captioner}.items():
         if tensor.dtype != torch.float32:
-            raise CheckpointError(
-                f"key {key!r} is {str(tensor.dtype).removeprefix('torch.')}, float32 is needed:"
-                " give the file as the authors publish it, or convert its tensors with .float() and save it again."
-            )
+            raise CheckpointError(f"key {key!r} is {tensor.dtype}, float32 is needed: save it after .float().")
     extra = sorted(weights.keys() - expected.keys())
     if extra and not allow_extra:
-        raise CheckpointError(
-            f"unknown key {listed(extra, _SHOWN, repr)}: this may be another model; if not, --allow-extra drops them."
-        )
+        raise CheckpointError(f"unknown key {listed(extra, _SHOWN, repr)}: --allow-extra drops it.")
     computed = {"structural_keys": len(parts["structural"]), "tied_keys": len(parts["tied"])}
     dropped = {**computed, "beside_weights": others, "extra_keys": extra}
     return _Checkpoint(kind, architecture, each, {key: weights[key] for key in expected}, captioner, dropped)
@@ -257,9 +244,7 @@ def _write_tensors(file: Path, checkpoint: _Checkpoint, directory: Path, *, tags
         if checkpoint.captioner:
             save_file({key: _alone(tensor) for key, tensor in checkpoint.captioner.items()}, directory / CAPTIONER)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{directory.parent}: no room for the bundle ({error}): make some, or set RAM_DATA_DIR."
-        ) from None
+        raise CheckpointError(f"{directory.parent}: no room ({error}): make some, or set RAM_DATA_DIR.") from None
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from ram_backend.errors import VersionDamaged
+from ram_backend.errors import VersionDamaged, first_line
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.delta import FloatArray
 from ram_backend.settings import Device, Precision
@@ -148,7 +148,7 @@ def _tensors(base: Tensors, file: str, data: bytes) -> Tensors:
     try:
         tensors: Tensors = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(f"has a {file} that can't be read ({str(error).splitlines()[0][:160]})") from None
+        raise _damaged(f"has a {file} that can't be read ({first_line(error)})") from None
     if file == LOW_RANK_FILE:
         tensors = _merged(base, tensors)
     for name in base.keys() | tensors.keys():

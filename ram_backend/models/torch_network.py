@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable
+from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable, first_line
 from ram_backend.models.bundle import NETWORK, Bundle
 from ram_backend.models.head import TaggingHead, TagQueries
 from ram_backend.models.label_embeddings import Entry, FloatArray, LabelEmbeddings
@@ -69,10 +69,7 @@ class TorchNetwork:
         module = load_module(bundle)
         self._labels = LabelEmbeddings.open(bundle.path)
         if len(self._labels) != len(bundle.vocabulary):
-            raise BundleDamaged(
-                f"Bundle {bundle.path} has {len(bundle.vocabulary)} tags and label embeddings for {len(self._labels)}."
-                " Remove the bundle and make it again."
-            )
+            raise BundleDamaged(f"{bundle.path} has label embeddings of other tags. Make the bundle again.")
         self._half = _HALF.get(fixed)
         if self._half is not None:
             _halve_products(module, module.head, self._half)
@@ -116,10 +113,7 @@ class TorchNetwork:
     def select(self, tags: Sequence[Entry]) -> TorchQueries:
         """Precomputes what the head needs of L tags; reads their label rows only."""
         if not self._new_tags and any(isinstance(entry, np.ndarray) for entry in tags):
-            raise TextEncoderUnavailable(
-                "This bundle learned its tags without a text encoder and can't score a new one: ask for tags of its"
-                " vocabulary, or use another bundle."
-            )
+            raise TextEncoderUnavailable("A bundle without a text encoder: ask for tags of its vocabulary.")
         if self._module.reweight_scale is None:
             labels = self._module.label_block(self._labels, tags)
             return TorchQueries(tuple(tags), fixed=self._module.queries(labels, None))
@@ -188,16 +182,13 @@ def load_module(bundle: Bundle) -> TaggingNetwork:
         architecture = Architecture.from_json(bundle.manifest["architecture"])
         return TaggingNetwork.with_weights(architecture, load_file(path))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
-        raise BundleDamaged(f"{path} doesn't fit its bundle ({first}). Remove the bundle and make it again.") from None
+        raise BundleDamaged(f"{path} doesn't fit its bundle ({first_line(error)}). Make it again.") from None
 
 
 def torch_device(name: str) -> torch.device:
     """A setting's device, "auto": CUDA if any; SettingsError: it is missing."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(
-            "The device is cuda, and torch finds none: set RAM_DEVICE=cpu or auto, or check the driver."
-        )
+        raise SettingsError("The device is cuda, and torch finds none: set RAM_DEVICE=auto, or check the driver.")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 

@@ -91,10 +91,7 @@ class GroundingDino:
             if not ids:
                 continue
             if len(ids) + 3 > self.text_limit:
-                raise InputError(
-                    f"The tag {tag[:40]!r}... has {len(ids)} tokens, and Grounding DINO reads {self.text_limit - 3}:"
-                    " shorten it."
-                )
+                raise InputError(f"The tag {tag[:40]!r}... has {len(ids)} of {self.text_limit - 3} tokens: shorten it.")
             if len(prompt) + len(ids) + 2 > self.text_limit:
                 yield [*prompt, tokenizer.sep_token_id], spans
                 prompt, spans = [tokenizer.cls_token_id], []

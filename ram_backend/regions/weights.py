@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
-from ram_backend.errors import BundleDamaged, BundleNotFound, DownloadError
+from ram_backend.errors import BundleDamaged, BundleNotFound, DownloadError, first_line
 
 Kind = Literal["grounding-dino", "sam"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -46,8 +46,7 @@ def loading(kind: Kind, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise BundleDamaged(f"{folder} is not a checkpoint of {kind} ({first}): remove it and pull it again.") from None
+        raise BundleDamaged(f"{folder} is no checkpoint of {kind} ({first_line(error)}): pull it again.") from None
 
 
 def pull(
@@ -73,9 +72,8 @@ def pull(
             repository, revision=revision, endpoint=endpoint, local_dir=folder, allow_patterns=list(_FILES)
         )
     except Exception as error:  # the hub's client, its HTTP library and the file system each have their own
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
         raise DownloadError(
-            f"{repository} can't be downloaded ({reason}). Check the connection and pull again, or put its files"
-            f" into {folder}."
+            f"{repository} can't be downloaded ({first_line(error)}). Check the connection and pull again, or put its"
+            f" files into {folder}."
         ) from None
     return folder

@@ -104,7 +104,8 @@ def resolve_subset(
     to_embed = [name for name in dict.fromkeys(new) if name not in embeddings]
     if to_embed:
         if text_encoder is None:
-            raise TextEncoderUnavailable(_no_encoder(bundle, to_embed))
+            named = listed(to_embed, 5, repr)
+            raise TextEncoderUnavailable(f"Bundle {bundle.name!r} is without a text encoder: remove the tags {named}.")
         embedded = text_encoder.embed(to_embed)
         embeddings |= {name: row[None, :] for name, row in zip(to_embed, embedded, strict=True)}
     known = bundle.vocabulary.thresholds
@@ -128,15 +129,3 @@ def tag_embeddings(bundle: Bundle, subset: Subset) -> FloatArray | None:
     if bundle.text_encoder is None:
         return None
     return unit_rows(LabelEmbeddings.open(bundle.path).means(subset.entries))
-
-
-def _no_encoder(bundle: Bundle, new: Sequence[str]) -> str:
-    named = listed(new, 5, repr)
-    if bundle.text_encoder is None:
-        return (
-            f"Bundle {bundle.name!r} learned its tags without a text encoder, so it can only score its own"
-            f" {len(bundle.vocabulary)}: {named} not among them. Remove these tags, or use a bundle such as 'starter'."
-        )
-    return (
-        f"Bundle {bundle.name!r} needs its text encoder {bundle.text_encoder!r} to score {named}, and none was given."
-    )

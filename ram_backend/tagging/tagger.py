@@ -85,11 +85,8 @@ class Tagger:
         self.version = version
         self._delta = delta
         if delta is not None and delta.width != network.token_shape[1]:
-            raise VersionDamaged(
-                f"A version's delta is for images with {delta.width} features, this bundle's have"
-                f" {network.token_shape[1]}: it was made for another bundle. Train again, or roll back to"
-                " another version."
-            )
+            width = network.token_shape[1]
+            raise VersionDamaged(f"A delta has {delta.width} features, this bundle's have {width}: train again.")
         row_of = {} if delta is None else {tag: row for row, tag in enumerate(delta.tags)}
         self._columns = [column for column, name in enumerate(subset.names) if name in row_of]
         self._rows = [row_of[subset.names[column]] for column in self._columns]

@@ -251,9 +251,7 @@ def add_factors(head: nn.Module, rank: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise NotAvailable(
-            "LoRA needs peft, which is not installed: pip install 'ram_backend[low-rank]', or set RAM_TUNING=whole."
-        ) from None
+        raise NotAvailable("LoRA needs peft: pip install 'ram_backend[low-rank]', or set RAM_TUNING=whole.") from None
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, bias="none", lora_dropout=0.0)
     inject_adapter_in_model(config, head, adapter_name=_ADAPTER)
 

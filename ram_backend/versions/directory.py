@@ -291,10 +291,7 @@ def _read(path: Path, name: str) -> bytes:
 
 
 def _damaged(path: Path, what: str) -> VersionDamaged:
-    return VersionDamaged(
-        f"Version {path.name} in {path.parent} {what}: it isn't served. Restore that directory, roll back to another"
-        " version, or train again."
-    )
+    return VersionDamaged(f"Version {path.name} in {path.parent} {what}: restore it, roll back, or train again.")
 
 
 def _json_sha256(value: object) -> str:

@@ -73,9 +73,7 @@ class VersionTable:
                 opened.add(row)
                 opened.flush()
             elif row.digest != stored.digest:
-                raise VersionConflict(
-                    f"Project {stored.key} has another {stored.name} already: write the version under another number."
-                )
+                raise VersionConflict(f"Project {stored.key} has another {stored.name} already: take another number.")
             return row
 
     def list(self, key: ProjectKey) -> Sequence[VersionRecord]:
@@ -140,14 +138,10 @@ class VersionTable:
             now = self.served(key, session=session)
             if now.pinned:
                 raise ProjectPinned(
-                    f"Project {key} is pinned to {now.name}: {version} is kept and not served. `ram-backend versions"
-                    " unpin` ends that."
+                    f"Project {key} is pinned to {now.name}: {version} is kept and not served, until `versions unpin`."
                 )
             if now.version != expected:
-                raise VersionConflict(
-                    f"Project {key} is served {now.name} by now, and {version} was compared with {expected or BASE}:"
-                    " compare again."
-                )
+                raise VersionConflict(f"Project {key} is served {now.name} by now: compare again.")
             return _serve(session, counter, key, name, pinned=False)
 
     def roll_back(self, key: ProjectKey, to: str | None) -> Served:

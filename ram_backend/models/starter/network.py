@@ -86,9 +86,7 @@ class StarterNetwork:
     def __init__(self, bundle: Bundle, *, device: str, precision: str, threads: int | None) -> None:
         """Loads an installed starter bundle: always the CPU, always fp32."""
         if device == "cuda":
-            raise SettingsError(
-                "The starter runs on the CPU: set RAM_DEVICE=auto, or choose another bundle for the GPU."
-            )
+            raise SettingsError("The starter runs on the CPU: set RAM_DEVICE=auto, or use another bundle.")
         if precision not in ("auto", "fp32"):
             raise SettingsError(f"The starter computes in fp32, not {precision}: set RAM_PRECISION=auto.")
         directory = bundle.path
@@ -114,9 +112,7 @@ class StarterNetwork:
                 probes["weight"].astype(np.float32), probes["bias"], self._labels.means(rows), probes["counts"]
             )
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise BundleDamaged(
-                f"Starter bundle {directory} can't be loaded ({error}). Remove that directory: it is made again."
-            ) from None
+            raise BundleDamaged(f"{directory} can't be loaded ({error}). Remove it: it is made again.") from None
 
     @staticmethod
     def id_of(bundle: Bundle, *, device: str = "cpu", precision: str = "fp32") -> str:
