@@ -62,8 +62,8 @@ class NoiseModel:
 
     def present(self, signals: Signals, labels: BoolArray) -> FloatArray:
         """Posterior (n, L) of the tag, given signals (S, n, L) and labels (n, L)."""
-        present = self.unlabelled(signals)
-        on = self._on(present)
+        present, wrong = self.unlabelled(signals), np.minimum(self.wrong * self.rates, 0.5)
+        on = np.clip(wrong + (1 - self.missing - wrong) * present, 1e-9, 1 - 1e-9)
         found: FloatArray = np.where(labels, (1 - self.missing) * present / on, self.missing * present / (1 - on))
         return found
 
@@ -76,10 +76,6 @@ class NoiseModel:
     def standardised(self, signals: Signals) -> FloatArray:
         """Signals (S, n, L) with mean 0 and spread 1 for each tag."""
         return (signals - self.mean[:, None]) / self.spread[:, None]
-
-    def _on(self, present: FloatArray) -> FloatArray:
-        wrong = np.minimum(self.wrong * self.rates, 0.5)
-        return np.clip(wrong + (1 - self.missing - wrong) * present, 1e-9, 1 - 1e-9)
 
 
 def fit_noise_model(

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from ram_backend.engine.findings import Finding, findings_of
 from ram_backend.engine.noise_model import fit_noise_model
-from ram_backend.engine.signals import SIGNALS, Evidence, Lazy, Portion
+from ram_backend.engine.signals import SIGNALS, Evidence, Portion
 from ram_backend.errors import ImageError, ImageUnreachable, InputError
 from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.images.decode import thumbnail
@@ -130,21 +130,22 @@ def run_engine(
     folds[rows] = folds_of(groups, content)
     labels, known = ([each[part][:, columns] for part in parts] for each in (images.labels, images.known))
 
-    def portion(at: int) -> Portion:
-        progress("compare", at, len(files))
-        with np.load(files[at]) as stored:
-            return Portion(folds[parts[at]], stored["tokens"], stored["scores"][:, columns], labels[at], known[at])
+    def portions() -> Iterator[Portion]:
+        for at, file in enumerate(files):
+            progress("compare", at, len(files))
+            with np.load(file) as stored:
+                tokens, scores = stored["tokens"], stored["scores"][:, columns]
+            yield Portion(folds[parts[at]], tokens, scores, labels[at], known[at])
 
-    portions = Lazy(portion, len(files))
-    evidence = Evidence(portions)
-    for file, each in zip(files, portions, strict=True):
-        np.save(file.with_suffix(".npy"), evidence.signals(each))
-    signals = Lazy(lambda at: np.load(files[at].with_suffix(".npy")), len(files))
-    model = fit_noise_model(signals, labels, known, evidence.rates)
+    evidence = Evidence(portions())
+    signals = [file.with_suffix(".npy") for file in files]
+    for file, each in zip(signals, portions(), strict=True):
+        np.save(file, evidence.signals(each))
+    model = fit_noise_model(map(np.load, signals), labels, known, evidence.rates)
     names = [images.tags[column] for column in columns]
     findings: list[Finding] = []
     probabilities = np.full((len(images.names), len(names)), np.nan, dtype=np.float16)
-    for part, found, on, mask in zip(parts, signals, labels, known, strict=True):
+    for part, found, on, mask in zip(parts, map(np.load, signals), labels, known, strict=True):
         present = model.present(found, on)
         probabilities[part] = np.where(mask, present, np.nan)
         findings += findings_of(part, names, present, model.standardised(found), on, mask)

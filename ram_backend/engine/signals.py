@@ -10,9 +10,8 @@ image's, the others its regions), D their width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,6 @@ from ram_backend.gate.folds import FOLDS
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-T = TypeVar("T")
 
 SIGNALS = ("ridge", "region", "model")
 RIDGE = 0.02
@@ -45,17 +43,6 @@ class Portion:
     scores: FloatArray
     labels: BoolArray
     known: BoolArray
-
-
-@dataclass(frozen=True)
-class Lazy(Generic[T]):
-    """`count` things that are made, or read, each time that they are iterated over."""
-
-    make: Callable[[int], T]
-    count: int
-
-    def __iter__(self) -> Iterator[T]:
-        return map(self.make, range(self.count))
 
 
 class Evidence:
