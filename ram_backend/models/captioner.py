@@ -91,20 +91,14 @@ def load_captioner(bundle: Bundle, device: str = "cpu", network: Mapping[str, Te
     """
     path = bundle.path / CAPTIONER
     try:
-        weights = load_file(path) | shared_weights(network or load_file(bundle.path / NETWORK))
+        weights = load_file(path)
+        for name, tensor in (network or load_file(bundle.path / NETWORK)).items():
+            if name.startswith("head.layers."):  # the tag encoder shares these, all but self-attention
+                _, _, layer, part, value = name.split(".")
+                weights[f"tag_encoder.encoder.layer.{layer}.{HEAD_PARTS[part]}.{value}"] = tensor
         return Captioner.with_weights(weights).to(torch_device(device))
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise BundleDamaged(f"{path} doesn't fit its bundle ({first_line(error)}). Make it again.") from None
-
-
-def shared_weights(network: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the tag encoder's first layers share with the tagging head: all but self-attention."""
-    shared: dict[str, Tensor] = {}
-    for name, tensor in network.items():
-        if name.startswith("head.layers."):
-            _, _, layer, part, value = name.split(".")
-            shared[f"tag_encoder.encoder.layer.{layer}.{HEAD_PARTS[part]}.{value}"] = tensor
-    return shared
 
 
 def _config(weights: Mapping[str, Tensor], part: str) -> BertConfig:
