@@ -181,7 +181,6 @@ def make_versions(
             seed=number,
             metrics_before={},
             metrics_after={},
-            gate_share=0.0,
             code_version="",
             created_at=datetime.now(UTC),
         )
