@@ -150,9 +150,7 @@ def table_row(found: dict[str, Any], model: dict[str, Any]) -> list[str]:
     pairs = (each for each in found["comparisons"] if (each["model"], each["figure"]) == (model["name"], "mAP"))
     known = (each for each in pairs if each["difference"] is not None)
     against = next((f"{each['difference']:+.3f} (p {each['p_value']:.3f})" for each in known), "")
-    cells = [
-        cell(model, key) if key == "mAP" else "" if model.get(key) is None else f"{model[key]:.3f}" for key in COLUMNS
-    ]
+    cells = [cell(model) if key == "mAP" else "" if model.get(key) is None else f"{model[key]:.3f}" for key in COLUMNS]
     return [model["name"], *cells, against]
 
 

@@ -80,12 +80,7 @@ def figures(
 
 
 def describe_models(
-    models: Sequence[ModelScores],
-    tags: Sequence[str],
-    labels: BoolArray,
-    known: BoolArray,
-    resamples: int = metrics.RESAMPLES,
-    seed: int = 0,
+    models: Sequence[ModelScores], tags: Sequence[str], labels: BoolArray, known: BoolArray
 ) -> dict[str, Any]:
     """Everything about models on N images and L tags, JSON with null for nan.
 
@@ -95,7 +90,7 @@ def describe_models(
         "comparisons": of the first model with each other one: difference,
             interval and p-value by a paired bootstrap over images.
     """
-    weights = metrics.bootstrap_weights(len(labels), min(resamples, MOST_RESAMPLED // len(labels)), seed)
+    weights = metrics.bootstrap_weights(len(labels), min(metrics.RESAMPLES, MOST_RESAMPLED // len(labels)))
     described, comparisons = list[dict[str, Any]](), list[dict[str, Any]]()
     first: tuple[dict[str, Any], dict[str, NDArray[np.float64]]] | None = None
     for model in models:
