@@ -105,8 +105,8 @@ def write_version(
     Raises:
         VersionsUnavailable: the folder can't be written, or another process has
             been writing there for `WAIT_S`.
-        VersionDamaged: a file's name can't be used, or lineage or verdict
-            aren't JSON-serialisable.
+        VersionDamaged: a file's name can't be used.
+        ValueError: lineage or verdict hold NaN.
     """
     for name in files:
         if not _FILE.fullmatch(name) or name in (MANIFEST, DELTA):
@@ -207,17 +207,9 @@ def version_digest(bundle_digest: str, tags: Any, files: Mapping[str, Mapping[st
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """The text of a manifest, with a checksum over everything else in it.
-
-    Raises:
-        VersionDamaged: it isn't JSON-serialisable (NaN, for instance).
-    """
-    try:
-        checksum = _json_sha256(manifest)
-        return json.dumps({**manifest, _CHECKSUM: checksum}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        message = f"A version's lineage or verdict isn't JSON-serialisable ({error}): leave that out."
-        raise VersionDamaged(message) from None
+    """The text of a manifest, with a checksum over everything else in it; ValueError for NaN."""
+    whole = {**manifest, _CHECKSUM: _json_sha256(manifest)}
+    return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _write_next(folder: Path, contents: Mapping[str, bytes], manifest: dict[str, Any], first_number: int) -> int:

@@ -187,7 +187,7 @@ def test_a_version_of_another_project_bundle_or_digest_is_refused(tmp_path: Path
 
 
 def test_what_json_cannot_say_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(VersionDamaged, match="lineage or verdict"):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         write(tmp_path, verdict={"outcome": "accept", "map": float("nan")})
     with pytest.raises(VersionDamaged, match=r"file named '\.\./x'"):
         write(tmp_path, files={"../x": b""})
