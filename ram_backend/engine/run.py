@@ -110,7 +110,7 @@ def run_engine(
     """
     columns = np.flatnonzero((images.labels & images.known).sum(axis=0) >= MIN_LABELS)
     if not len(columns):
-        raise InputError(f"No tag is on for {MIN_LABELS} images: there is nothing to compare. Label more images.")
+        raise InputError(f"No tag is on for {MIN_LABELS} images. Label more images.")
     files, parts, content, hashes, errors = list[Path](), [], list[str](), [np.empty(0, np.uint64)], list[str]()
     for file, numbers in encode(folder, images, tagger, loader, progress):
         with np.load(file) as stored:

@@ -132,7 +132,7 @@ def _ml_decoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head = MLDecoder(labels.shape[1], decoder_embedding=DECODER_WIDTH, initial_num_features=tokens.shape[2])
-        head.decoder = head.decoder.layers[0]  # torch 2's decoder asks timm's layer for an attribute that it lacks
+        head.decoder = head.decoder.layers[0]  # timm's layer lacks what torch 2's decoder asks
         optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE)
         steps = EPOCHS * -(-len(tokens) // BATCH)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)

@@ -125,7 +125,7 @@ def _examples(
     rows = list(hashes)
     captions = [learned.images[row].captions for row in rows]
     if any(captions) and not all(captions):
-        raise InputError(f"{learned.name}: some images have captions and others don't: give all of them one, or none.")
+        raise InputError(f"{learned.name}: some images have captions and others don't: give all one, or none.")
     right, known = (matrix[rows] for matrix in learned.matrices(tags))
     examples = Examples([paths[row] for row in rows], right, known, captions if any(captions) else ())
     return examples, list(hashes.values())

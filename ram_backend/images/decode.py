@@ -128,7 +128,7 @@ def decode(
             result = _to_rgb(image, alpha)
         except MemoryError:
             raise ImageTooLarge(f"{name}: not enough memory to decode it. Shrink the image or free memory.") from None
-        except Exception as error:  # decoders fail on hostile data in too many ways to list them
+        except Exception as error:  # decoders have too many to list
             raise ImageUnreadable(
                 f"{name}: the {image.format} data is damaged or cut off, or huge ({first_line(error)}). Export it."
             ) from error
@@ -256,7 +256,7 @@ def _open(content: bytes, name: str) -> Image.Image:
         known = f"convert it to one of {', '.join(FORMATS)}"
         unknown = f"not an image in a known format, or its header is damaged: {known}"
         raise ImageUnreadable(f"{name}: is {_not_a_photo(content) or unknown}.") from None
-    except Exception as error:  # decoders fail on hostile data in too many ways to list them
+    except Exception as error:  # decoders have too many to list
         raise ImageUnreadable(
             f"{name}: its header is damaged or cut off, or it is huge ({first_line(error)}). Export it again."
         ) from error

@@ -111,7 +111,7 @@ class Fetcher:
         for last in (False, True):
             try:
                 return self._exchange(method, address, {**_HEADERS, **(headers or {})}, body)
-            except HTTPError as error:  # of the protocol also where the other side closed an idle connection
+            except HTTPError as error:  # also for idle connections that were closed
                 if last or method != "GET" or deadline.expired or not isinstance(error, ProtocolError):
                     raise _failure(address, error, deadline) from None
         raise AssertionError("unreachable")
@@ -183,7 +183,7 @@ def _too_large(name: str, limit: int) -> ImageTooLarge:
 def _failure(address: Address, error: HTTPError, deadline: Deadline) -> ImageUnreachable | ImageUnreadable:
     """Our error for a failed connection, without the original text and its query."""
     if isinstance(error.__cause__, socket.gaierror) and error.__cause__.errno in _NAME_UNKNOWN:
-        return ImageUnreadable(f"{address}: there is no host of that name. Check the address in the task.")
+        return ImageUnreadable(f"{address}: there is no host of that name. Check the address.")
     if isinstance(error, DecodeError):
         return ImageUnreadable(f"{address}: its content encoding is damaged. Export the image again.")
     if isinstance(error, NameResolutionError):
@@ -209,7 +209,7 @@ def _from_data_uri(uri: str, limit: int) -> bytes:
     try:
         data = b"".join(_from_base64(parts) if uri[:comma].lower().rstrip().endswith(";base64") else parts)
     except ValueError:
-        raise ImageUnreadable(f"{name}: its data is damaged or cut off. Export the task again.") from None
+        raise ImageUnreadable(f"{name}: its data is damaged or cut off. Export it again.") from None
     if len(data) > limit:
         raise _too_large(name, limit)
     return data

@@ -27,7 +27,7 @@ _NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
     for network in (
         *("168.63.129.16/32", "192.0.0.0/24"),  # what Azure and Oracle tell their machines
-        *("192.88.99.0/24", "3fff::/20"),  # 6to4 relays, documentation: older Pythons take them for public
+        *("192.88.99.0/24", "3fff::/20"),  # 6to4 relays, documentation: public in older Pythons
     )
 )
 _LONGEST_SHOWN = 200
@@ -76,16 +76,16 @@ class Address:
         """
         shown = redacted(url)
         if len(url) > LONGEST_URL:
-            raise ImageRefused(f"{shown}: is longer than {LONGEST_URL:,} characters. Import the image in another way.")
+            raise ImageRefused(f"{shown}: is longer than {LONGEST_URL:,} characters. Import the image otherwise.")
         try:
             parts = parse_url("" if _CONTROL.search(url) else url)
             port = parts.port
         except (LocationParseError, ValueError):
             parts, port = Url(), None
         if parts.scheme not in _PORTS:
-            raise ImageRefused(f"{shown}: only http and https addresses are fetched. Import the image in another way.")
+            raise ImageRefused(f"{shown}: only http and https addresses are fetched. Import the image otherwise.")
         if parts.auth is not None:
-            raise ImageRefused(f"{shown}: has a user or password in it. Use an address without, e.g. a signed one.")
+            raise ImageRefused(f"{shown}: has a user or password in it. Use one without, e.g. a signed one.")
         host = _plain_host(parts.host or "")
         if not host:
             raise ImageRefused(f"{shown}: names no valid host. Check the address.")

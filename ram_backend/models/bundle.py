@@ -92,7 +92,7 @@ def open_bundle(path: Path) -> Bundle:
             format is unknown to this version.
     """
     if not path.is_dir():
-        raise BundleNotFound(f"There is no bundle at {path}: `ram-backend bundles list` shows those that are there.")
+        raise BundleNotFound(f"There is no bundle at {path}: see `ram-backend bundles list`.")
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         version, elsewhere = manifest["format"], [name for name in manifest["files"] if Path(name).name != name]
@@ -220,4 +220,4 @@ def check_new_name(bundles_dir: Path, name: str) -> None:
 
 
 def _damaged(path: Path, what: str) -> BundleDamaged:
-    return BundleDamaged(f"Bundle {path} is damaged: {what}. Remove that directory and make or pull the bundle again.")
+    return BundleDamaged(f"Bundle {path} is damaged: {what}. Make or pull it again.")

@@ -83,7 +83,7 @@ class Calibration:
             arrays = load_file(path)
             calibration = cls(arrays["slope"], arrays["offset"], new_slope, new_offset)
         except (SafetensorError, KeyError, OSError) as error:
-            raise BundleDamaged(f"{path}: no calibration ({error}). Remove the bundle and make it again.") from None
+            raise BundleDamaged(f"{path}: no calibration ({error}). Make the bundle again.") from None
         if len(calibration) != tags:
             raise BundleDamaged(f"{path} is for {len(calibration)} tags, the vocabulary has {tags}. Make it again.")
         return calibration

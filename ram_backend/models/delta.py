@@ -98,7 +98,7 @@ class Delta:
         if wrong is not None:
             raise _damaged(f"has {wrong} as {arrays[wrong].dtype} instead of float32")
         try:
-            if "trust" in arrays:  # its own calibration, slope * logit + offset, goes into the numbers of the logit
+            if "trust" in arrays:  # its own calibration goes into the numbers
                 slope, offset = arrays.pop("slope"), arrays.pop("offset")
                 arrays["base_scale"] = arrays.pop("trust") * slope
                 arrays["weight"] = arrays["weight"] * slope[:, None]
@@ -111,4 +111,4 @@ class Delta:
 
 
 def _damaged(what: str) -> VersionDamaged:
-    return VersionDamaged(f"A version's delta {what}: it isn't served. Train again, or roll back to another version.")
+    return VersionDamaged(f"A version's delta {what}: it isn't served. Train again, or roll back.")

@@ -131,11 +131,11 @@ def _weights(release: Release, downloads: Path, endpoint: str | None, kind: Rele
         etag = metadata.etag
         folder = downloads / hashlib.sha256(f"{url} {etag}".encode()).hexdigest()[:16]
         path = _resumed(url, metadata.size, folder / release.filename)
-    except Exception as error:  # the hub's client, its HTTP library and the file system each have their own
+    except Exception as error:  # of the hub, HTTP or the file system
         raise _unavailable(url, error, kind) from None
     if etag is not None and len(etag) == 64 and (found := file_sha256(path)) != etag:  # a large file's is its sha256
         path.unlink()
-        raise DownloadError(f"{url}: what arrived has the checksum {found}, the hub announced {etag}: pull again.")
+        raise DownloadError(f"{url}: its checksum is {found}, the hub announced {etag}: pull again.")
     return path, {"weights": url, "commit": metadata.commit_hash, "etag": etag}
 
 
@@ -171,6 +171,6 @@ def _list_file(address: str, target: Path, kind: Released) -> Path:
 
 def _unavailable(address: str, error: Exception, kind: Released) -> DownloadError:
     return DownloadError(
-        f"{address}: can't be downloaded ({first_line(error)}). Check the connection and pull again (it resumes), or"
-        f" get the file otherwise and run: ram-backend bundles import FILE.pth --tags TAGS.txt --name {kind}"
+        f"{address}: can't be downloaded ({first_line(error)}). Check the connection, pull again (it resumes where it"
+        f" stopped), or get the file and run: ram-backend bundles import FILE.pth --tags TAGS.txt --name {kind}"
     )

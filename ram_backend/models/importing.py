@@ -183,7 +183,7 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
     if isinstance(entries, Mapping) and isinstance(entries.get("model"), Mapping):
         state, others = entries["model"], sorted(str(key) for key in entries if key != "model")
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"holds no named tensors, which are expected under 'model' or at the top: {_DOWNLOAD}.")
+        raise CheckpointError(f"holds no named tensors under 'model' or at the top: {_DOWNLOAD}.")
     older = {key.replace("vision_multi", "tagging_head"): tensor for key, tensor in state.items()}
     parts: dict[official.Part, dict[str, Tensor]] = {"tagging": {}, "captioner": {}, "structural": {}, "tied": {}}
     for key, tensor in {**older, **{key: state[key] for key in older if key in state}}.items():

@@ -47,9 +47,9 @@ class LabelEmbeddings:
             rows, counts = file.get_slice("rows"), file.get_tensor("counts")
             number, width = rows.get_shape()
         except (OSError, ValueError, SafetensorError) as error:
-            raise BundleDamaged(f"{path}: can't be read ({error}). Remove the bundle and make it again.") from None
+            raise BundleDamaged(f"{path}: can't be read ({error}). Make the bundle again.") from None
         if number != int(counts.sum()) or (counts < 1).any():
-            raise BundleDamaged(f"{path}: its rows and counts don't fit. Remove the bundle and make it again.")
+            raise BundleDamaged(f"{path}: its rows and counts don't fit. Make the bundle again.")
         return cls(rows, counts, width)
 
     def __len__(self) -> int:

@@ -172,4 +172,4 @@ def _merged(base: Tensors, factors: Tensors) -> Tensors:
 
 
 def _damaged(what: str) -> VersionDamaged:
-    return VersionDamaged(f"A version {what}: it isn't served. Train again, or roll back to another version.")
+    return VersionDamaged(f"A version {what}: it isn't served. Train again, or roll back.")

@@ -78,7 +78,7 @@ def read_architecture(kind: BundleKind, shapes: Mapping[str, Shape], tags: int, 
             reweight=kind == "ram_plus",
         )
     except KeyError as error:
-        raise CheckpointError(f"key {error.args[0]!r} is missing: give a complete official file.") from None
+        raise CheckpointError(f"key {error.args[0]!r} is missing: give a whole official file.") from None
     except (ValueError, ZeroDivisionError, IndexError) as error:
         raise CheckpointError(f"its shapes fit no {kind} network ({error}): give an official file.") from None
 
@@ -153,7 +153,7 @@ HEAD_PARTS = {
 def _official_name(kind: BundleKind, name: str) -> str:
     """Inverse of `our_names` for one key."""
     if name.startswith("encoder.swin."):
-        # timm merges patches at the start of the next stage, the official code at the end of the one before
+        # timm merges patches at the start of a stage, the official code at the end
         merging = re.compile(r"^layers\.(\d+)\.downsample")
         rest = merging.sub(lambda at: f"layers.{int(at[1]) - 1}.downsample", name.removeprefix("encoder.swin."))
         return f"{_SWIN}.{rest}"

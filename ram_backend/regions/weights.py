@@ -71,7 +71,7 @@ def pull(
         snapshot_download(
             repository, revision=revision, endpoint=endpoint, local_dir=folder, allow_patterns=list(_FILES)
         )
-    except Exception as error:  # the hub's client, its HTTP library and the file system each have their own
+    except Exception as error:  # of the hub, HTTP or the file system
         raise DownloadError(
             f"{repository} can't be downloaded ({first_line(error)}). Check the connection and pull again, or put its"
             f" files into {folder}."

@@ -110,7 +110,7 @@ def write_version(
     """
     for name in files:
         if not _FILE.fullmatch(name) or name in (MANIFEST, DELTA):
-            raise VersionDamaged(f"A version can't have a file named {name!r}: use letters, digits, dots and dashes.")
+            raise VersionDamaged(f"A version can't have a file named {name!r}: use letters, digits, dots.")
     from safetensors.numpy import save
 
     contents = {DELTA: save(delta.to_tensors()), **files}
@@ -134,7 +134,7 @@ def write_version(
         message = f"Another process has been writing to {folder} for {WAIT_S:.0f} s: look at it, or stop it."
         raise VersionsUnavailable(message) from None
     except OSError as error:
-        remedy = "see that it is a folder that you may write to, with space left"
+        remedy = "see that you may write to it, and that space is left"
         raise VersionsUnavailable(f"A version can't be written to {folder} ({error}): {remedy}.") from error
     path = folder / name_of(number)
     return Version(key, path.name, path, digest, lineage, dict(verdict), delta, dict(files))
@@ -215,7 +215,7 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 def _write_next(folder: Path, contents: Mapping[str, bytes], manifest: dict[str, Any], first_number: int) -> int:
     """Writes the directory under the next free number, under the folder's lock."""
     for partial in folder.glob(f".*{_PARTIAL}"):
-        shutil.rmtree(partial, ignore_errors=True)  # its writer was killed: a running one would hold the lock
+        shutil.rmtree(partial, ignore_errors=True)  # its writer was killed
     taken = [number for path in folder.iterdir() if (number := number_of(path.name)) is not None]
     number = max([first_number, *(each + 1 for each in taken)])
     with new_directory(folder / name_of(number)) as partial:

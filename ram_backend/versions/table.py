@@ -103,7 +103,7 @@ class VersionTable:
             counter = session.get_one(BackendRow, 1).change
             if counter == since:
                 return ServedChanges(since, ())
-            after = since if counter > since else -1  # the counter went back: another database, such as a restored one
+            after = since if counter > since else -1  # the counter went back: a restored database
             rows = session.scalars(select(ServedRow).where(ServedRow.change > after).order_by(ServedRow.change)).all()
             keys = session.execute(select(ServedRow.instance, ServedRow.project_id, ServedRow.created))
             served = tuple(_served(session, row) for row in rows)
@@ -248,7 +248,7 @@ def _servable_row(session: Session, key: ProjectKey, name: str) -> VersionRecord
         reason = str(row.verdict.get("reason") or row.outcome).rstrip(".")
         raise VersionRefused(f"{name} of project {key} was not accepted by the gate ({reason}): it is never served.")
     if row.removed:
-        raise VersionRefused(f"{name} of project {key} was removed from disk, as newer ones came: choose another one.")
+        raise VersionRefused(f"{name} of project {key} was removed from disk: choose another one.")
     if row.quarantined is not None:
         raise VersionRefused(f"{name} of project {key} is quarantined: {row.quarantined}")
     return row

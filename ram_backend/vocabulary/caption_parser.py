@@ -287,5 +287,5 @@ def vocabulary_of_captions(captions: Iterable[str], min_count: int, lexicon: Voc
     known = [replace(tag, hypernyms=tuple(name for name in tag.hypernyms if name in names)) for tag in kept]
     words = [Tag(word, category="other", sources=("captions",)) for word in sorted(new) if new[word] >= min_count]
     if not known and not words:
-        raise VocabularyError(f"No tag stands in {min_count} captions: give more captions, or a lower count.")
+        raise VocabularyError(f"No tag stands in {min_count} captions: give more, or a lower count.")
     return Vocabulary([*known, *words])

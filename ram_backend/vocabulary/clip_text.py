@@ -128,7 +128,7 @@ def _fill(module: nn.Module, weights: Path | None) -> None:
         module.load_state_dict({key: named[key] for key in module.state_dict() if key in named}, strict=True)
         if not all(parameter.isfinite().all() for parameter in module.parameters()):
             raise ValueError("a tensor holds NaN or infinity")
-    except Exception as error:  # many libraries' own errors: one line is what a person needs
+    except Exception as error:  # of many libraries
         raise TextEncoderUnavailable(f"CLIP's weights: {path}: {first_line(error)}; {_REMEDY}.") from None
 
 
@@ -161,7 +161,7 @@ def _from_hub() -> Path:
         if isinstance(cached, str):
             return Path(cached)
     try:
-        requests.head(constants.ENDPOINT, timeout=_CONNECT_S)  # offline, the hub's own client tries for a minute
+        requests.head(constants.ENDPOINT, timeout=_CONNECT_S)  # offline, the hub tries for a minute
         return Path(open_clip.download_pretrained(config))
-    except Exception as error:  # huggingface_hub, its HTTP library and the file system each have their own
+    except Exception as error:  # of the hub, HTTP or the file system
         raise TextEncoderUnavailable(f"CLIP's weights can't be fetched ({first_line(error)}): {_REMEDY}.") from None

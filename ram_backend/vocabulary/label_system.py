@@ -25,7 +25,7 @@ from ram_backend.vocabulary.tags import CATEGORIES, Tag, Vocabulary, read_text
 SOURCES = Path(__file__).with_name("sources")
 SHIPPED = Path(__file__).with_name("label_system.json")
 
-# The order decides which spelling is shown and which category wins: annotated sets, own lists, then class lists.
+# The order decides spelling and category: annotated sets, own lists, then class lists.
 ORDER = (
     "coco", "flickr8k", "clothing_cc0", "people", "animals", "nature", "food", "clothing", "home", "places",
     "qualities", "actions", "cocostuff", "ade20k", "voc", "cityscapes", "openimages", "objects365", "lvis", "places365",

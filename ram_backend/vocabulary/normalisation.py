@@ -49,7 +49,7 @@ _IRREGULAR_NOUNS = {
     "chateaux": "chateau", "plateaux": "plateau", "tableaux": "tableau", "quizzes": "quiz",
 }  # fmt: skip
 
-# Past forms that are not at the same time a common noun or adjective (so no "saw", "rose", "dove", "felt", "left").
+# Past forms that are no common noun or adjective (so no "saw", "rose", "felt", "left").
 _IRREGULAR_VERBS = {
     "ran": "run", "sat": "sit", "stood": "stand", "rode": "ride", "ridden": "ride", "swam": "swim", "swum": "swim",
     "flew": "fly", "flown": "fly", "drove": "drive", "driven": "drive", "ate": "eat", "eaten": "eat",

@@ -146,7 +146,7 @@ def export_head(head: TaggingHead, queries_path: Path, scorer_path: Path) -> Non
     hidden = torch.zeros(3, head.config.hidden)
     export_onnx(
         _Scorer(head).eval(),
-        (torch.zeros(2, TOKENS, WIDTH), hidden, hidden.clone()),  # one tensor given twice would become one input
+        (torch.zeros(2, TOKENS, WIDTH), hidden, hidden.clone()),  # else they become one input
         scorer_path,
         ["tokens", "hidden", "projected"],
         ["logits"],
