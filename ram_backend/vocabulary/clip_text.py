@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ram_backend.errors import TextEncoderUnavailable, first_line
+from ram_backend.errors import TextEncoderUnavailable
 from ram_backend.vocabulary.prompts import prompts, recipe_id, unit_rows
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _fill(module: nn.Module, weights: Path | None) -> None:
         if not all(parameter.isfinite().all() for parameter in module.parameters()):
             raise ValueError("a tensor holds NaN or infinity")
     except Exception as error:  # of many libraries
-        raise TextEncoderUnavailable(f"CLIP's weights: {path}: {first_line(error)}; {_REMEDY}.") from None
+        raise TextEncoderUnavailable(f"CLIP's weights: {path} can't be read ({_line(error)}); {_REMEDY}.") from None
 
 
 def _digest_of(state: Mapping[str, Tensor]) -> str:
@@ -164,4 +164,8 @@ def _from_hub() -> Path:
         requests.head(constants.ENDPOINT, timeout=_CONNECT_S)  # offline, the hub tries for a minute
         return Path(open_clip.download_pretrained(config))
     except Exception as error:  # of the hub, HTTP or the file system
-        raise TextEncoderUnavailable(f"CLIP's weights can't be fetched ({first_line(error)}): {_REMEDY}.") from None
+        raise TextEncoderUnavailable(f"CLIP's weights can't be fetched ({_line(error)}): {_REMEDY}.") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -83,7 +83,9 @@ def load_descriptions(path: Path) -> dict[str, list[str]]:
     try:
         entries = TypeAdapter(_Descriptions).validate_json(read_text(path), strict=True)
     except ValidationError as error:
-        raise VocabularyError(f"{path}: not [{{tag: [sentence]}}] ({first_error(error)}). Repair it.") from None
+        raise VocabularyError(
+            f"{path}: not a list of objects {{tag: [sentence, ...]}} ({first_error(error)}). Repair it."
+        ) from None
     descriptions: dict[str, list[str]] = {}
     for number, entry in enumerate(entries, start=1):
         for tag in entry.keys() & descriptions.keys():
