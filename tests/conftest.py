@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 NO_SHARED = "the folder of reference data is not beside the repository"
 
+os.environ.pop("COLUMNS", None)  # xdist's own: tables would be as narrow
 hypothesis_settings.register_profile(
     "any machine", hypothesis_settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -64,12 +65,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def starter_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with the starter bundle installed, once per session; read-only by agreement."""
-    from ram_backend.models.registry import find_bundle
+    """A data folder with the starter bundle and its text encoder, once per session; read-only by agreement."""
+    from support import starter
 
-    folder = tmp_path_factory.mktemp("starter-data")
-    find_bundle("starter", folder / "bundles")
-    return folder
+    base = tmp_path_factory.getbasetemp()
+    installed = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "installed"
+    starter.install(installed)
+    return starter.lend(installed, tmp_path_factory.mktemp("starter-data"))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, precision_score
 from support.commands import connect
+from support.starter import lend
 from support.versions import ACCEPT, lineage
 from typer.testing import CliRunner
 
@@ -52,10 +53,7 @@ KEYS = {"images", "tags", "mAP", "micro_f1", "macro_f1", "precision_at_5", "ece"
 @pytest.fixture
 def data(starter_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder of the test's own, with the starter in it."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "bundles").mkdir()
-    shutil.copytree(starter_data / "bundles" / "starter", folder / "bundles" / "starter", copy_function=os.link)
+    folder = lend(starter_data, tmp_path / "data")
     monkeypatch.setenv("RAM_DATA_DIR", str(folder))
     return folder
 

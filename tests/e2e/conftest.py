@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.starter import lend
 from support.studio_api import StudioApi
 
 from ram_backend.cli.servers import (
@@ -116,9 +117,7 @@ def backend_data(starter_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     """Makes a data folder in which the starter bundle is installed already."""
 
     def make(name: str) -> Path:
-        folder = tmp_path_factory.mktemp(name)
-        shutil.copytree(starter_data / "bundles", folder / "bundles")
-        return folder
+        return lend(starter_data, tmp_path_factory.mktemp(name))
 
     return make
 

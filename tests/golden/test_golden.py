@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from golden import adapter, cases
 from safetensors.numpy import load_file
+from support.starter import lend
 
 from ram_backend.versions.directory import open_version
 
@@ -49,9 +50,7 @@ def assert_as_recorded(name: str, found: Any, tolerance: float = ROUNDING) -> No
 @pytest.fixture
 def data_dir(tmp_path: Path, starter_data: Path) -> Path:
     """A data folder as that release left it."""
-    folder = tmp_path / "earlier"
-    folder.mkdir()
-    (folder / "bundles").symlink_to(starter_data / "bundles")
+    folder = lend(starter_data, tmp_path / "earlier")
     cases.restore(folder)
     return folder
 

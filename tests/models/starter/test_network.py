@@ -98,7 +98,7 @@ def test_it_sees_what_is_on_a_photo_also_in_new_words(
     assert bundle.vocabulary.find(new) is None
     photos = {path.stem: photo(path) for path in photo_paths()}
     asked = ["cat", "horse", "giraffe", "mountain", "teacup", new, "steel suspension bridge at noon"]
-    encoder = MiniLMTextEncoder(starter_data / "text-encoders", threads=1)
+    encoder = MiniLMTextEncoder(starter_data / "cache" / "text-encoders", threads=1)
     tagger = Tagger(bundle, network, resolve_subset(bundle, asked, encoder))
     for name, right in (("chelsea_cat", 0), ("horses_on_hillside", 1), ("alpine_landscape", 3)):
         scores = tagger.tag([photos[name]]).scores[0]
