@@ -110,9 +110,14 @@ class Valkey:
 
 
 def connect(url: str, answer_s: float | None = ANSWER_S) -> Redis:
-    """A connection without retries; SettingsError: the URL can't be used.
+    """A connection without retries.
 
-    `answer_s`: limit for an answer; None for a worker that waits for jobs.
+    Args:
+        url: of a server: `redis://`, `rediss://` or `unix://`.
+        answer_s: limit for an answer; None for a worker that waits for jobs.
+
+    Raises:
+        SettingsError: the URL can't be used.
     """
     try:
         once = Retry(NoBackoff(), 0)

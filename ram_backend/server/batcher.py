@@ -57,6 +57,12 @@ class Batcher:
     busy, for networks that gain by it (`Network.side_by_side`).
 
     What is asked for after `close` is refused with NotAvailable.
+
+    Args:
+        size: most images of a batch.
+        wait_s: how long a batch waits to be filled, in seconds.
+        metrics: of the server.
+        spare_thread: whether there is one.
     """
 
     def __init__(self, size: int, wait_s: float, metrics: ServerMetrics, *, spare_thread: bool = False) -> None:

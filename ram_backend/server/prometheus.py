@@ -73,7 +73,14 @@ class ServerMetrics:
         self._counted_at = -COUNT_S
 
     def request(self, path: str, method: str, status: int, seconds: float) -> None:
-        """Counts a request; unknown paths and methods count as "other". Status 0: the caller was gone."""
+        """Counts a request.
+
+        Args:
+            path: of its URL; unknown ones count as "other".
+            method: of HTTP; likewise.
+            status: of the answer; 0: the caller was gone.
+            seconds: from the request to its answer.
+        """
         route = path if path in ROUTES else "other"
         self._requests.labels(route, method if method in _METHODS else "other", str(status or "gone")).inc()
         self._request_seconds.labels(route).observe(seconds)

@@ -43,7 +43,12 @@ _log = logging.getLogger(__name__)
 
 
 class FutureLRU(Generic[K, V]):
-    """LRU cache of what threads compute once. Failures are tried again after `RETRY_S`."""
+    """LRU cache of what threads compute once. Failures are tried again after `RETRY_S`.
+
+    Args:
+        limit: most entries.
+        workers: threads that compute.
+    """
 
     def __init__(self, limit: int, workers: Executor) -> None:
         self._limit = limit
@@ -138,10 +143,16 @@ class SnapshotCache:
     def resolve(
         self, project: Project, label_config: str, version: LoadedVersion | VersionRef | None
     ) -> Future[ResolvedConfig]:
-        """What a label config, its own or another one, means for a project. Waits for nothing.
+        """What a label config means for a project. Waits for nothing.
 
-        The future ends with an InputError where the label config can't be used,
-        or has too many new tags (QuotaExceeded).
+        Args:
+            project: with its options.
+            label_config: XML, the project's or another one.
+            version: that is served; None: the base.
+
+        Returns:
+            Ends with an InputError where the label config can't be used, with a
+            QuotaExceeded where it has too many new tags.
         """
         ref = version.ref if isinstance(version, LoadedVersion) else version
         digest = hashlib.sha256(label_config.encode("utf-8", "surrogatepass")).digest()
@@ -176,8 +187,12 @@ class SnapshotCache:
     def prepare(self, project: Project, version: LoadedVersion | None) -> Snapshot | None:
         """Builds the snapshot of a project's label config under a version.
 
-        None where it failed for another reason than the version: requests will
-        say so. VersionDamaged: the version can't be served.
+        Returns:
+            None where it failed for another reason than the version: requests
+            will say so.
+
+        Raises:
+            VersionDamaged: the version can't be served.
         """
         try:
             config = self.resolve(project, project.label_config, version).result()
