@@ -110,7 +110,7 @@ def _train(context: JobContext) -> JobResult | None:
     shift = scorer.off_target(fitted.files, images.tokens, seed) if fitted.files else None
     at_random = np.array([is_always_random(each.task_id) for each in images.labels])
     verdict = judge_candidate(
-        training_set, fitted.log_odds, at_random=at_random if served.learned >= RANDOM_UNTIL else None,
+        training_set, fitted.log_odds, at_random=at_random if len(at_random) > RANDOM_UNTIL else None,
         evaluated=fitted.evaluated, shift=shift, cross_validated=fitted.cross_validated, seed=seed,
     )  # fmt: skip
 

@@ -201,15 +201,15 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     # Back to the first version: the very same name, the very same scores; later corrections don't undo it.
     backend.installation.run("versions", "rollback", str(project.id), "base")
     wait_until(lambda: project.version == first, 600)
-    stored = project.predictions(left[0]["id"])[first]
-    again = asked_anew(api, project, left[0]["id"])
+    locked, anew, *rest = sorted(left, key=lambda task: task["id"] != seen.task)  # Label Studio keeps what it served
+    stored = project.predictions(anew["id"])[first]
+    again = asked_anew(api, project, anew["id"])
     assert again["model_version"] == first
     assert again["score"] == pytest.approx(stored["score"], abs=1e-5)
     assert tags(again) == tags(stored)
     assert confidences(again) == confidences(stored)
 
-    left.sort(key=lambda task: task["id"] != seen.task)  # Label Studio keeps what it served for its user
-    more = left[:20]
+    more, unlabelled = [locked, *rest[:19]], [anew, *rest[19:]]
     project.correct(more, {task["id"]: project.right(task) for task in more})
     project.start_training()  # answered: a job would be on record
     assert len(backend.jobs(project.id)) == 1
@@ -221,7 +221,7 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     shown = backend.installation.run("versions", "show", str(project.id), job["result"]["version"])
     assert re.search(r"photos at random +\d+, \d\.\d\d -> \d\.\d\d edits each", shown), shown
     wait_until(lambda: project.version not in {first, second}, 600)
-    third, unlabelled = project.version, left[20:]
+    third = project.version
     wait_until(lambda: all(third in project.predictions(task["id"]) for task in unlabelled), 600)
     wait_until(lambda: api.call("GET", f"/api/projects/{project.id}")["model_version"] == third, 600)
     assert studio_page.open_stream(project.id).task == project.first_of(unlabelled, third)
