@@ -181,6 +181,7 @@ def make_versions(
             seed=number,
             metrics_before={},
             metrics_after={},
+            gate_share=0.0,
             code_version="",
             created_at=datetime.now(UTC),
         )

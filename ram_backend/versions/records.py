@@ -72,6 +72,8 @@ class Lineage(BaseModel):
         trainer, params: its name and settings.
         metrics_before: metrics of the parent on the gate's images, by name.
         metrics_after: metrics of this version on the same images.
+        gate_share: share of the corrected images that were held out for the
+            gate, in [0, 1].
         code_version: of this package.
     """
 
@@ -88,6 +90,7 @@ class Lineage(BaseModel):
     seed: int
     metrics_before: dict[str, float] = Field(validation_alias=AliasPath("metrics", "before"))
     metrics_after: dict[str, float] = Field(validation_alias=AliasPath("metrics", "after"))
+    gate_share: float
     code_version: str
     created_at: datetime
 

@@ -138,6 +138,7 @@ def _train(context: JobContext) -> JobResult | None:
         seed=seed,
         metrics_before={"edits": figures["edits_incumbent"]} if "edits_incumbent" in figures else {},
         metrics_after={"edits": figures["edits_candidate"]} if "edits_candidate" in figures else {},
+        gate_share=1.0,
         code_version=__version__,
         created_at=datetime.now(UTC),
     )

@@ -47,6 +47,7 @@ def lineage(parent: str | None = None, **changes: Any) -> Lineage:
         "seed": 4,
         "metrics_before": {"map": 0.5},
         "metrics_after": {"map": 0.6},
+        "gate_share": 0.3,
         "code_version": "0.1",
         "created_at": datetime(2026, 11, 23, 16, tzinfo=UTC),
     }
