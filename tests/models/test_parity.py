@@ -154,10 +154,9 @@ def test_tags_from_other_embeddings(full: Full) -> None:
 
 def test_bf16_keeps_the_top_tags(full: Full) -> None:
     half = load_network(full.bundle, device="cpu", precision="force-bf16", threads=THREADS)
-    logits = half.logits(half.encode(full.pixels[:3]), half.select(range(len(full.bundle.vocabulary))))
-    for image in range(3):
-        best = set(np.argsort(-logits[image])[:20]) & set(np.argsort(-full.expected["logits"][image])[:20])
-        assert len(best) >= 18
+    (logits,) = half.logits(half.encode(full.pixels[:1]), half.select(range(len(full.bundle.vocabulary))))
+    best = set(np.argsort(-logits)[:20]) & set(np.argsort(-full.expected["logits"][0])[:20])
+    assert len(best) >= 18
 
 
 @pytest.mark.parametrize("full", ["ram"], indirect=True)
