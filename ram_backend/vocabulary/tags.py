@@ -59,7 +59,7 @@ class Tag:
         if self.category not in CATEGORIES:
             raise VocabularyError(f"Tag {self.name!r} has the category {self.category!r}. Use one of {CATEGORIES}.")
         if not 0 <= self.threshold <= 1:
-            raise VocabularyError(f"Tag {self.name!r} has the threshold {self.threshold!r}. Give one in [0, 1].")
+            raise VocabularyError(f"Tag {self.name!r} has the threshold {self.threshold!r}. Give one between 0 and 1.")
 
 
 class _File(BaseModel):
