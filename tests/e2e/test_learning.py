@@ -224,7 +224,7 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     third = project.version
     wait_until(lambda: all(third in project.predictions(task["id"]) for task in unlabelled), 600)
     wait_until(lambda: api.call("GET", f"/api/projects/{project.id}")["model_version"] == third, 600)
-    assert studio_page.open_stream(project.id).task == project.first_of(unlabelled, third)
+    assert studio_page.begin_stream(project.id) == project.first_of(unlabelled, third)
 
 
 def test_a_verdict_on_sixty_corrections_says_what_is_left_to_win(
