@@ -1,4 +1,4 @@
-"""`ram-backend corrections`: what people said about tags, as the ledger has it."""
+"""`ram-backend corrections`: list, count and export the ledger of corrections."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def judge_candidate(
         candidate: (N, L) cross-fitted log-odds, ticked above the training set's
             `thresholds`.
         evaluated: (N,) rows of which that is so; None: all.
-        at_random: (N,) rows that no score chose; None: all.
+        at_random: (N,) rows that no score chose; None: these have no figures.
         shift: of the scores of tags outside the subset; None: the candidate
             can't change them.
         cross_validated: figures of the trainers that competed, kept among the

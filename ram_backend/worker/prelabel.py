@@ -42,7 +42,7 @@ BATCH_S = 15.0
 """If tasks per second are limited, a batch holds what is allowed in that time."""
 
 MAX_EMPTY_SINGLES = 12
-"""A job ends after so many tasks alone without a prediction, where no task has got one."""
+"""Limit of single-task requests, after which a job without any prediction ends."""
 
 LOOK_S = 0.5
 LATEST = 20
