@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from ram_backend.cli.opening import BundleOption, DeviceOption, OpenProject, open_project, open_tagger
 from ram_backend.cli.output import notes, progress
@@ -17,6 +18,7 @@ from ram_backend.engine.findings import Finding
 from ram_backend.engine.review import ORDER, push_review
 from ram_backend.engine.run import EngineInput, run_engine
 from ram_backend.errors import ImageError, InputError
+from ram_backend.evaluation.labels import LabelledImage
 from ram_backend.evaluation.readers import read_labels
 from ram_backend.images.decode import read_file
 from ram_backend.labelstudio.label_config import parse_label_config
@@ -25,6 +27,8 @@ from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.image_loader import open_image_loader
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.versions.directory import engine_folder
+from ram_backend.vocabulary.caption_parser import CaptionParser
+from ram_backend.vocabulary.tags import Tag, Vocabulary
 from ram_backend.worker.engine import project_images
 
 REASON = "asked for on the command line"
@@ -114,4 +118,17 @@ def _of_file(labels: Path, images: Path, settings: Settings) -> EngineInput:
             except ImageError as error:
                 yield error
 
-    return EngineInput([image.file for image in found.images], tags, *found.matrices(tags), load)
+    captions = _named_by_captions(found.images, tags) if any(image.captions for image in found.images) else None
+    return EngineInput([image.file for image in found.images], tags, *found.matrices(tags), load, captions)
+
+
+def _named_by_captions(images: Sequence[LabelledImage], tags: Sequence[str]) -> NDArray[np.float32]:
+    """Share (N, L) of an image's captions that name the tag; the mean where an image has none."""
+    parser = CaptionParser(Vocabulary(map(Tag, tags)))
+    named = np.full((len(images), len(tags)), np.nan, dtype=np.float32)
+    for row, image in enumerate(images):
+        if image.captions:
+            named[row] = 0
+        for caption in image.captions:
+            named[row, parser.rows(caption)] += 1 / len(image.captions)
+    return np.where(np.isnan(named), np.nanmean(named, axis=0), named)

@@ -59,6 +59,7 @@ class EngineInput:
         known: (N, L) bool.
         load: bytes of the images with these numbers, in order; an error where
             there are none.
+        captions: (N, L) share of an image's captions that name the tag, or None.
     """
 
     names: Sequence[str]
@@ -66,6 +67,7 @@ class EngineInput:
     labels: NDArray[np.bool_]
     known: NDArray[np.bool_]
     load: Callable[[Sequence[int]], Iterator[bytes | Exception]] = field(repr=False)
+    captions: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def run_engine(
             progress("compare", at, len(files))
             with np.load(file) as stored:
                 tokens, scores = stored["tokens"], stored["scores"][:, columns]
-            yield Portion(folds[parts[at]], tokens, scores, labels[at], known[at])
+            named = None if images.captions is None else images.captions[parts[at]][:, columns]
+            yield Portion(folds[parts[at]], tokens, scores, labels[at], known[at], named)
 
     evidence = Evidence(portions())
     signals = [file.with_suffix(".npy") for file in files]
@@ -161,7 +164,7 @@ def run_engine(
         "wrong": counts["wrong"],
         "missing": counts["missing"],
         "share_left_out": round(model.missing, 3),
-        "weights": dict(zip(SIGNALS, np.round(model.weights, 3).tolist(), strict=True)),
+        "weights": dict(zip(SIGNALS, np.round(model.weights, 3).tolist(), strict=False)),
         "near_duplicates": _duplicates(groups, [images.names[row] for row in rows.tolist()]),
     }
     _write(folder, images, findings, summary, limits, progress)

@@ -1,4 +1,4 @@
-"""Signals per image-tag pair, out of fold: ridge of image and best region, the model's.
+"""Signals per image-tag pair, out of fold: ridge of image and best region, the model's, captions.
 
 The ridge of an image learned from images of other folds alone (near-duplicates
 share one), so a label says nothing about itself. All sums are taken portion by
@@ -21,7 +21,8 @@ from ram_backend.gate.folds import FOLDS
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
-SIGNALS = ("ridge", "region", "model")
+SIGNALS = ("ridge", "region", "model", "caption")
+"""The last one where there are captions."""
 RIDGE = 0.02
 """Penalty per image and feature, in units of the features' variance."""
 
@@ -36,6 +37,7 @@ class Portion:
         scores: (n, L) a model's log-odds, which didn't learn from these labels.
         labels: (n, L) True: the tag is on.
         known: (n, L) False: not annotated.
+        captions: (n, L) share of an image's captions that name the tag, or None.
     """
 
     folds: NDArray[np.int64]
@@ -43,6 +45,7 @@ class Portion:
     scores: FloatArray
     labels: BoolArray
     known: BoolArray
+    captions: FloatArray | None = None
 
 
 class Evidence:
@@ -92,7 +95,8 @@ class Evidence:
             rows = portion.folds == fold
             scores[rows] = _with_one(portion.tokens[rows]) @ self._weights[fold]
         regions = scores[:, 1:] if scores.shape[1] > 1 else scores
-        return np.stack([scores[:, 0], regions.max(axis=1), portion.scores])
+        named = [] if portion.captions is None else [portion.captions]
+        return np.stack([scores[:, 0], regions.max(axis=1), portion.scores, *named])
 
 
 def _with_one(tokens: NDArray[np.floating]) -> FloatArray:

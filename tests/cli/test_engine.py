@@ -16,12 +16,14 @@ from ram_backend.errors import InputError
 def test_a_run_over_files_writes_report_and_findings(tmp_path: Path) -> None:
     photos = photo_paths()
     entries = [{"file": photo.name, "tags": ["cat", "photo"][at % 2 :]} for at, photo in enumerate(photos)]
+    entries[0]["captions"] = ["A photo of two cats.", "Two animals."]
     entries.append({"file": "no.jpg", "tags": ["photo"]})
     (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, entries)))
     given = ("--labels", tmp_path / "labels.jsonl", "--images", photos[0].parent, "--out", tmp_path / "run")
     assert f"{len(photos)} images" in run("engine", "run", *given)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert "no.jpg" in summary["unreadable"][0]
+    assert "caption" in summary["weights"]
     assert (tmp_path / "run" / "report.html").exists()
 
 

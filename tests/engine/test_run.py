@@ -39,8 +39,8 @@ class _Tagger:
 class _Loader:
     """Tokens are colours of the picture's cells; a file number is in its size, so that hashes differ."""
 
-    def __init__(self, die_at: int | None = None) -> None:
-        self.loaded, self._die_at = 0, die_at
+    def __init__(self, die_at: int | None = None, noise: float = 0.1) -> None:
+        self.loaded, self._die_at, self._noise = 0, die_at, noise
 
     def load(self, data: bytes, *, name: str) -> LoadedImage:
         self.loaded += 1
@@ -49,7 +49,9 @@ class _Loader:
         pixels, _ = decode(data, exif_orientation=True, alpha="white", max_pixels=10**6, max_bytes=10**6, name=name)
         random = np.random.default_rng(int(name))
         mean = np.asarray(pixels, np.float32).mean(axis=(0, 1)) / 255
-        tokens = np.tile(np.concatenate([mean - 0.5, np.zeros(21)]), (5, 1)) + 0.1 * random.standard_normal((5, 24))
+        tokens = np.tile(np.concatenate([mean - 0.5, np.zeros(21)]), (5, 1)) + self._noise * random.standard_normal(
+            (5, 24)
+        )
         return LoadedImage(
             f"{int(name):064x}", int(random.integers(2**62)), pixels.size, tokens.astype(np.float32), None
         )
@@ -104,6 +106,20 @@ def test_findings_are_the_planted_errors_and_the_report_shows_them(tmp_path: Pat
     cleaned = [set(json.loads(line)["tags"]) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
     right = sum(cleaned[n] == {TAGS[t] for t in np.flatnonzero(clean[n])} for n in range(160))
     assert right > (clean == images.labels).all(axis=1).sum()
+
+
+def test_what_captions_name_is_evidence(tmp_path: Path) -> None:
+    """Where an image says little: of twenty tags in it, its caption names nineteen."""
+    images, clean = _images()
+    named = (clean & (np.random.default_rng(4).random(clean.shape) < 0.95)).astype(np.float32)
+    wrong = {(number, TAGS[tag]) for number, tag in np.argwhere(clean != images.labels)}
+    without, by_captions = (
+        _run(tmp_path / str(n), replace(images, captions=each), _Loader(noise=0.5))
+        for n, each in enumerate((None, named))
+    )
+    caught, more = (len({(each.number, each.tag) for each in run.findings} & wrong) for run in (without, by_captions))
+    assert more > caught + 5, (caught, more)
+    assert any(each.sources[0] == "caption" for each in by_captions.findings)
 
 
 def test_killed_and_resumed_gives_the_same(tmp_path: Path) -> None:
