@@ -116,11 +116,5 @@ def test_every_setting_is_in_the_reference() -> None:
     assert [name for name in names if f"`{name}`" not in PAGES["settings.md"]] == []
 
 
-def test_links_to_files_are_not_broken() -> None:
-    """Those of docs/ are checked by `make docs`."""
-    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", TEXT)
-    assert [link for link in links if not (README.parent / link.split("#")[0]).exists()] == []
-
-
 def test_the_readme_is_short() -> None:
     assert len(TEXT.splitlines()) <= 150
