@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 
 from ram_backend.demo import photo_paths
 from ram_backend.images.decode import decode, find_images
-
-TAGS = Path(__file__).parent / "data" / "demo_photo_tags.json"
 
 
 def test_photos_are_small_and_decodable() -> None:
@@ -33,13 +29,3 @@ def test_every_photo_has_its_origin_and_licence_named() -> None:
         section = next(part for part in sections if f"`{name}`" in part)
         stated = row if "licence as stated |" in section else section.partition("|")[0]
         assert re.search(r"CC0|public domain", stated, re.IGNORECASE), name
-
-
-def test_human_tags_cover_every_photo_and_do_not_contradict_themselves() -> None:
-    tags = json.loads(TAGS.read_text(encoding="utf-8"))
-    assert sorted(tags) == [path.name for path in photo_paths()]
-    for name, lists in tags.items():
-        right, wrong = lists["right"], lists["wrong"]
-        assert len(right) >= 15, name
-        assert wrong, name
-        assert len({*right, *wrong}) == len(right) + len(wrong), name

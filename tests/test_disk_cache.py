@@ -27,11 +27,6 @@ def cache(tmp_path: Path) -> DiskCache:
     return DiskCache(tmp_path / "cache", 1_000_000)
 
 
-def test_making_one_has_no_effect(cache: DiskCache, tmp_path: Path) -> None:
-    assert cache.get("name") is None
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_first_content_under_a_name_stays(cache: DiskCache, tmp_path: Path) -> None:
     assert cache.put("name", b"first") == b"first"
     other = DiskCache(tmp_path / "cache", 1_000_000)

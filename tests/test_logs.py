@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ram_backend.logs import configure, request_id, with_request_id
+from ram_backend.logs import configure, with_request_id
 
 log = logging.getLogger("ram_backend.test")
 
@@ -48,13 +48,3 @@ def test_text_stays_one_line_and_names_the_request(capsys: pytest.CaptureFixture
     text = capsys.readouterr().err
     assert len(text.splitlines()) == 1
     assert "abc] ram_backend.test: event a\\nINFO forged\\x1b[0m\\u2028end" in text
-
-
-def test_requests_end_where_they_end() -> None:
-    assert request_id.get() is None
-    with with_request_id("abc"):
-        assert request_id.get() == "abc"
-        with with_request_id(None):
-            assert request_id.get() is None
-        assert request_id.get() == "abc"
-    assert request_id.get() is None
