@@ -16,9 +16,11 @@ from support.processes import wait_until
 
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.settings import Settings, load_settings
+from ram_backend.versions.table import VersionTable
 
 if TYPE_CHECKING:
     from support.postgres import Cluster
@@ -109,6 +111,16 @@ def database(settings: Settings) -> Iterator[Database]:
     opened = open_migrated(settings)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def ledger(database: Database) -> Ledger:
+    return Ledger(database)
+
+
+@pytest.fixture
+def table(database: Database) -> VersionTable:
+    return VersionTable(database)
 
 
 @pytest.fixture

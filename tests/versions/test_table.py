@@ -26,14 +26,6 @@ def stored(table: VersionTable, tmp_path: Path) -> list[Version]:
     return made
 
 
-def test_nothing_is_served_at_first(table: VersionTable) -> None:
-    served = table.served(KEY)
-    assert (served.version, served.name, served.pinned) == (None, "base", False)
-    assert table.changes().served == ()
-    assert table.list(KEY) == []
-    assert table.next_number(KEY) == 1
-
-
 def test_recording(table: VersionTable, stored: list[Version], tmp_path: Path) -> None:
     assert table.record(stored[0]).recorded_at == table.get(KEY, "v0001").recorded_at, "once more changes nothing"
     records = table.list(KEY)
@@ -46,16 +38,6 @@ def test_recording(table: VersionTable, stored: list[Version], tmp_path: Path) -
     assert table.served(KEY).version is None, "recording serves nothing"
     with pytest.raises(VersionConflict, match="another v0001 already"):
         table.record(write(tmp_path / "elsewhere", 77.0))
-
-
-def test_publishing(table: VersionTable, stored: list[Version]) -> None:
-    first = table.publish(KEY, "v0001", expected=None)
-    assert (first.version, first.digest, first.bundle_digest) == ("v0001", stored[0].digest, "d" * 64)
-    counter = table.changes().change
-    second = table.publish(KEY, "v0002", expected="v0001")
-    assert table.changes().change > counter
-    assert table.served(KEY) == second
-    assert table.served(OTHER).version is None
 
 
 def test_publishing_over_something_else_than_was_compared_with(table: VersionTable, stored: list[Version]) -> None:
@@ -119,17 +101,6 @@ def test_rolling_back_pins(table: VersionTable, stored: list[Version]) -> None:
     assert (base.version, base.name, base.pinned, base.digest) == (None, "base", True, None)
     with pytest.raises(ProjectPinned, match="pinned to base"):
         table.publish(KEY, "v0003", expected=None)
-
-
-def test_pinning(table: VersionTable, stored: list[Version]) -> None:
-    pinned = table.pin(KEY)
-    assert (pinned.version, pinned.pinned) == (None, True)
-    assert table.pin(KEY) == pinned, "once more writes nothing"
-    with pytest.raises(ProjectPinned):
-        table.publish(KEY, "v0001", expected=None)
-    table.pin(KEY, pinned=False)
-    assert table.publish(KEY, "v0001", expected=None).version == "v0001"
-    assert table.pin(KEY).version == "v0001"
 
 
 def test_changes_are_told_once(table: VersionTable, stored: list[Version]) -> None:
