@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ram_backend.feedback.events import CurrentAnnotation, FeedbackEvent, statement_event
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ShownChoice, ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, ParsedItem
 from ram_backend.projects.keys import ProjectKey
@@ -78,3 +79,12 @@ def shown(task: int, ticked: Sequence[str] = (), off: Sequence[str] = (), **chan
     choices += [ShownChoice("tags", (tag,), 0.2, False) for tag in off]
     fields: dict[str, Any] = {"model_version": "starter-1", "shown_at": NOW - MINUTE, **changes}
     return ShownPrediction(task_id=task, choices=tuple(choices), **fields)
+
+
+def usable(ledger: Ledger, key: ProjectKey = KEY) -> dict[int, set[str]]:
+    """Tags of each annotation that may be learned from."""
+    return {
+        each.parsed.id: {path[0] for item in each.parsed.items for path in item.values}
+        for each in ledger.annotations(key)
+        if each.parsed.usable
+    }

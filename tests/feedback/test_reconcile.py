@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from feedback.saying import CONFIG, KEY, MINUTE, NOBODYS, NOW, deleted, shown
+from feedback.saying import CONFIG, KEY, MINUTE, NOBODYS, NOW, deleted, shown, usable
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ from support.http_server import Reply
 from support.label_studio import CREATED_AT, LEGACY, FakeLabelStudio
 
 from ram_backend.database.migrate import open_migrated
-from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
+from ram_backend.errors import LabelStudioRefused, LabelStudioUnreachable
 from ram_backend.feedback.corrections import corrections_of
 from ram_backend.feedback.events import events_of
 from ram_backend.feedback.ledger import Ledger
@@ -44,14 +44,6 @@ def webhook(studio: FakeLabelStudio, annotation: dict[str, Any], action: str = "
 
 def tell(ledger: Ledger, studio: FakeLabelStudio, annotation: dict[str, Any]) -> None:
     ledger.record(KEY, events_of(webhook(studio, annotation), NOW))
-
-
-def usable(ledger: Ledger) -> dict[int, set[str]]:
-    return {
-        each.parsed.id: {path[0] for item in each.parsed.items for path in item.values}
-        for each in ledger.annotations(KEY)
-        if each.parsed.usable
-    }
 
 
 def test_an_empty_ledger_gets_all(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
@@ -171,19 +163,6 @@ def test_a_listing_that_breaks_off_changes_nothing(
         reconcile(ledger, KEY, api, began=LATER)
     assert ledger.headers(KEY) == before
     assert ledger.shown(KEY) == {}
-
-
-def test_a_label_studio_that_refuses_or_is_away(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
-    tell(ledger, studio, studio.annotate(1, 1, "cat"))
-    before = ledger.headers(KEY)
-    studio.legacy = "another"
-    with pytest.raises(LabelStudioUnauthorized, match="LABEL_STUDIO_API_KEY"):
-        reconcile(ledger, KEY, api, began=LATER)
-    with FakeLabelStudio() as gone:
-        pass
-    with pytest.raises(LabelStudioUnreachable):
-        reconcile(ledger, KEY, ProjectApi(LabelStudio(gone.url, LEGACY), 3), began=LATER)
-    assert ledger.headers(KEY) == before
 
 
 def test_another_project_of_that_number(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
