@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 
 from ram_backend.models.starter.components import (
-    DEEP,
-    ROOT_SHIFT,
-    TOKENS,
-    WIDTH,
-    Classifier,
     PriorTags,
     background_evidence,
     background_stats,
     class_weights,
-    deep_features,
 )
-from ram_backend.models.starter.export import _pooling_matrix
 from ram_backend.vocabulary.tags import Tag, Vocabulary
 from starter.build import largest_classes, logit_at
 from starter.imagenet import CLASSES, classes_of_tags, imagenet_classes
@@ -39,37 +32,6 @@ def prior_tags(
 ) -> PriorTags:
     weights = class_weights(embeddings, classes, class_embeddings)
     return PriorTags(weights, *background_stats(weights, background))
-
-
-def test_evidence_reads_the_whole_photo_and_its_parts() -> None:
-    features = np.zeros((1, TOKENS, DEEP), dtype=np.float32)
-    features[0, 0, 0] = 1.0  # the whole photo speaks for class 3
-    features[0, 7, 1] = 1.0  # one part speaks for class 5
-    tokens = np.zeros((1, TOKENS, WIDTH), dtype=np.float32)
-    tokens[..., :DEEP] = np.sqrt(features + ROOT_SHIFT)
-    weight = np.zeros((CLASSES, DEEP), dtype=np.float32)
-    weight[3, 0] = weight[5, 1] = 30.0
-    evidence = Classifier(weight, np.zeros(CLASSES, dtype=np.float32)).class_probabilities(tokens)
-    assert evidence.shape == (1, 3, CLASSES)
-    np.testing.assert_allclose(evidence[0, :2].sum(-1), 1, rtol=1e-4)
-    assert evidence[0, 0].argmax() == 3
-    assert evidence[0, 0, 3] > 0.99
-    assert evidence[0, 2].argmax() == 5
-    assert evidence[0, 2, 5] > 0.99
-    assert evidence[0, 1, 5] == pytest.approx(1 / 25, rel=0.1)
-
-
-def test_deep_features_undo_the_root() -> None:
-    features = np.random.default_rng(1).uniform(0, 6, (2, TOKENS, DEEP)).astype(np.float32)
-    tokens = np.zeros((2, TOKENS, WIDTH), dtype=np.float32)
-    tokens[..., :DEEP] = np.sqrt(features + ROOT_SHIFT)
-    np.testing.assert_allclose(deep_features(tokens), features, atol=1e-5)
-
-
-def test_pooling_keeps_a_constant_map_and_covers_every_place() -> None:
-    matrix = _pooling_matrix(9, 5).numpy()
-    np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-6)
-    assert (matrix.sum(0) > 0).all()
 
 
 def test_a_kind_of_the_tag_counts_more_than_a_similar_word(background: np.ndarray) -> None:
