@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from models import tiny
+from support.http_server import HttpServer, Reply, Request
 
 from ram_backend.errors import CheckpointError, DownloadError
 from ram_backend.models.hub import RELEASES, Release, pull
@@ -24,64 +23,26 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILE = "ram_swin_large_14m.pth"
 
 
-class Hub(ThreadingHTTPServer):
-    """Serves `files` by path; `cut` is how many bytes the next answers send before the connection breaks."""
-
-    daemon_threads = True
+class Hub(HttpServer):
+    """Serves `files` by path; `cuts` is how many bytes the next answers send before the connection breaks."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__()
         self.files: dict[str, bytes] = {}
         self.etags: dict[str, str] = {}
         self.cuts: list[int] = []
-        self.requests: list[tuple[str, str, str | None]] = []
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        wanted = self.headers.get("Range")
-        self.server.requests.append((self.command, self.path, wanted))
-        content = self.server.files.get(self.path)
+    def reply(self, request: Request) -> Reply:
+        wanted, content = request.headers.get("Range"), self.files.get(request.path)
         if content is None:
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
+            return Reply(404)
         start = int(re.fullmatch(r"bytes=(\d+)-\d*", wanted)[1]) if wanted else 0  # type: ignore[index]
-        etag = self.server.etags.get(self.path, hashlib.sha256(content).hexdigest())
-        self.send_response(206 if wanted else 200)
-        self.send_header("ETag", f'"{etag}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(content) - start))
+        etag = self.etags.get(request.path, hashlib.sha256(content).hexdigest())
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        if not body:
-            return
-        if self.server.cuts:
-            self.wfile.write(content[start : start + self.server.cuts.pop(0)])
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
-            return
-        self.wfile.write(content[start:])
-
-    def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        cut = self.cuts.pop(0) if self.cuts and request.method == "GET" else None
+        return Reply(206 if wanted else 200, content[start:], headers, cut=cut)
 
 
 @pytest.fixture
@@ -94,17 +55,13 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         "/data/tags.txt": tags.read_bytes(),
         "/data/thresholds.txt": b"0.4\n" * 7,
     }
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with server:
+        yield server
 
 
 @pytest.fixture
 def release(hub: Hub) -> Release:
-    lists = {"tags": f"{hub.address}/data/tags.txt", "thresholds": f"{hub.address}/data/thresholds.txt"}
+    lists = {"tags": f"{hub.url}/data/tags.txt", "thresholds": f"{hub.url}/data/thresholds.txt"}
     return replace(RELEASES["ram"], **lists)
 
 
@@ -117,13 +74,13 @@ def test_a_pull_makes_the_bundle_that_an_import_would(
     hub: Hub, release: Release, target: dict[str, Any], tmp_path: Path
 ) -> None:
     said: list[str] = []
-    bundle = pull("ram", release=release, endpoint=hub.address, progress=said.append, **target)
+    bundle = pull("ram", release=release, endpoint=hub.url, progress=said.append, **target)
     assert (bundle.name, bundle.kind, bundle.vocabulary.names) == ("ram", "ram", tiny.TAGS)
     assert bundle.vocabulary.thresholds.tolist() == pytest.approx([0.4] * 7)
     assert any(FILE in text for text in said)
     origin = bundle.manifest["provenance"]["origin"]
     assert origin["commit"] == COMMIT
-    assert origin["weights"] == f"{hub.address}/{release.repository}/resolve/main/{FILE}"
+    assert origin["weights"] == f"{hub.url}/{release.repository}/resolve/main/{FILE}"
     assert origin["etag"] == bundle.manifest["provenance"]["sources"]["checkpoint"]["sha256"]
     assert not list(target["cache_dir"].rglob("*.pth"))
     thresholds, source = tmp_path / "thresholds.txt", tmp_path / "source"
@@ -149,14 +106,15 @@ def test_a_cut_download_goes_on_where_it_stopped(
 
     if stalls:
         with pytest.raises(DownloadError, match="resumes where it stopped"):
-            pull("ram", release=release, endpoint=hub.address, progress=cut_the_weights, **target)
+            pull("ram", release=release, endpoint=hub.url, progress=cut_the_weights, **target)
         assert not target["bundles_dir"].exists()
         cuts = []
         hub.cuts = []
-    bundle = pull("ram", release=release, endpoint=hub.address, progress=cut_the_weights, **target)
+    bundle = pull("ram", release=release, endpoint=hub.url, progress=cut_the_weights, **target)
     digest = bundle.manifest["provenance"]["sources"]["checkpoint"]["sha256"]
     assert digest == hashlib.sha256(hub.files[path]).hexdigest()
-    assert [entry for entry in hub.requests if entry[0] == "GET" and entry[1] == path][-1][2] == "bytes=10485760-"
+    last = [each for each in hub.requests if (each.method, each.path) == ("GET", path)][-1]
+    assert last.headers["Range"] == "bytes=10485760-"
 
 
 def test_weights_that_were_refused_need_not_be_downloaded_again(
@@ -166,15 +124,15 @@ def test_weights_that_were_refused_need_not_be_downloaded_again(
     path = f"/{release.repository}/resolve/main/{FILE}"
     hub.files[path] = odd.read_bytes()
     with pytest.raises(CheckpointError, match="--allow-extra"):
-        pull("ram", release=release, endpoint=hub.address, **target)
-    assert pull("ram", release=release, endpoint=hub.address, allow_extra=True, **target).kind == "ram"
-    assert [entry[1] for entry in hub.requests if entry[0] == "GET"].count(path) == 1
+        pull("ram", release=release, endpoint=hub.url, **target)
+    assert pull("ram", release=release, endpoint=hub.url, allow_extra=True, **target).kind == "ram"
+    assert [each.path for each in hub.requests if each.method == "GET"].count(path) == 1
     assert not list(target["cache_dir"].rglob("*.pth"))
 
 
 def test_other_addresses_and_local_lists(hub: Hub, target: dict[str, Any], tmp_path: Path) -> None:
     release = Release("spaces/someone/mirror", FILE, str(tmp_path / "source" / "tags.txt"), None, revision="v1")
-    bundle = pull("ram", name="mine", release=release, endpoint=hub.address, **target)
+    bundle = pull("ram", name="mine", release=release, endpoint=hub.url, **target)
     assert bundle.name == "mine"
     assert bundle.vocabulary.thresholds.tolist() == pytest.approx([0.68] * 7)
 
@@ -182,7 +140,7 @@ def test_other_addresses_and_local_lists(hub: Hub, target: dict[str, Any], tmp_p
 def test_bytes_that_are_not_those_announced_are_refused(hub: Hub, release: Release, target: dict[str, Any]) -> None:
     hub.etags[f"/{release.repository}/resolve/main/{FILE}"] = "0" * 64
     with pytest.raises(DownloadError, match="checksum"):
-        pull("ram", release=release, endpoint=hub.address, **target)
+        pull("ram", release=release, endpoint=hub.url, **target)
     assert not target["bundles_dir"].exists()
     assert not list(target["cache_dir"].rglob("*.pth"))
 
@@ -194,7 +152,7 @@ def test_a_missing_file_is_named_with_the_way_around(
     gone = next(path for path in hub.files if path.endswith(FILE if part == "weights" else f"{part}.txt"))
     del hub.files[gone]
     with pytest.raises(DownloadError, match=re.escape(gone) + r".*ram-backend bundles import .* --tags") as caught:
-        pull("ram", release=release, endpoint=hub.address, **target)
+        pull("ram", release=release, endpoint=hub.url, **target)
     assert "\n" not in str(caught.value)
     assert not target["bundles_dir"].exists()
 
@@ -215,11 +173,11 @@ def test_a_taken_name_is_refused_before_anything_is_downloaded(
 ) -> None:
     (target["bundles_dir"] / "ram").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="already a bundle"):
-        pull("ram", release=release, endpoint=hub.address, **target)
+        pull("ram", release=release, endpoint=hub.url, **target)
     assert hub.requests == []
 
 
 def test_a_cut_list_is_not_taken_for_a_short_one(hub: Hub, release: Release, target: dict[str, Any]) -> None:
     hub.cuts = [10]
     with pytest.raises(DownloadError, match=r"tags\.txt.*10 bytes read, 36 more expected"):
-        pull("ram", release=release, endpoint=hub.address, **target)
+        pull("ram", release=release, endpoint=hub.url, **target)

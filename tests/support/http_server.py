@@ -32,6 +32,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     raw: Callable[[BaseHTTPRequestHandler], None] | None = None
     """Writes the whole response itself."""
+    cut: int | None = None
+    """Bytes of the body after which the connection breaks."""
 
 
 Route = Reply | Callable[[Request], Reply]
@@ -64,9 +66,11 @@ class HttpServer:
                 for name, value in ({"Content-Length": str(len(reply.body))} | reply.headers).items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(reply.body)
+                if self.command != "HEAD":
+                    self.wfile.write(reply.body[: reply.cut])
+                self.close_connection |= reply.cut is not None
 
-            do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815
+            do_HEAD = do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
             def log_message(self, *_: Any) -> None:
                 pass
