@@ -1,7 +1,7 @@
 """The deterministic weights of the reference numbers: any element of any tensor, from its key's name alone.
 
 SplitMix64 seeded by SHA-256 of salt + key; a value is the sum of the four 16-bit quarters of the generator's output,
-shifted and scaled: near normal, no random-number library involved. `tests/models/test_reference.py` holds the vectors.
+shifted and scaled: near normal, no random-number library involved.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from models import reference, tiny
 
 from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable, VocabularyError
 from ram_backend.models import torch_network
-from ram_backend.models.bundle import Bundle, open_bundle, verify
+from ram_backend.models.bundle import Bundle, open_bundle
 from ram_backend.models.head import HeadConfig, TaggingHead
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.network import encoder_id_of, load_network
@@ -29,26 +29,14 @@ def expected(kind: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_logits_are_the_authors(tiny_bundle: TinyBundle, kind: str) -> None:
-    network = load_network(tiny_bundle(kind), device="cpu", precision="fp32", threads=1)
-    tokens = network.encode(PIXELS)
-    assert tokens.dtype == np.float32
-    assert tokens.shape == (3, *network.token_shape)
-    queries = network.select(range(L))
-    assert len(queries) == L
-    logits = network.logits(tokens, queries)
-    assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, expected(kind), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_any_subset_in_any_order_gives_its_columns(tiny_bundle: TinyBundle, kind: str) -> None:
+def test_any_subset_in_any_order_gives_the_authors_columns(tiny_bundle: TinyBundle, kind: str) -> None:
     network = load_network(tiny_bundle(kind), device="cpu")
     tokens = network.encode(PIXELS)
-    every = network.logits(tokens, network.select(range(L)))
-    for tags in ([3], [6, 0, 4], [2, 2], [np.int64(5)], []):
+    assert (tokens.shape, tokens.dtype) == ((3, *network.token_shape), np.float32)
+    for tags in (range(L), [3], [6, 0, 4], [2, 2], [np.int64(5)], []):
         some = network.logits(tokens, network.select([*tags]))
-        np.testing.assert_allclose(some, every[:, [int(tag) for tag in tags]], atol=1e-5, rtol=0)
+        assert some.dtype == np.float32
+        np.testing.assert_allclose(some, expected(kind)[:, [int(tag) for tag in tags]], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -155,28 +143,6 @@ def test_weights_of_another_architecture_are_damage(tiny_bundle: TinyBundle, tmp
     (path / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleDamaged, match=r"network\.safetensors doesn't fit"):
         load_network(open_bundle(path), device="cpu")
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_training_changes_the_module_and_never_the_bundle(tiny_bundle: TinyBundle, kind: str) -> None:
-    bundle = tiny_bundle(kind)
-    module = torch_network.load_module(bundle).train()
-    labels = module.label_block(LabelEmbeddings.open(bundle.path), range(L))
-    images, wanted = torch.from_numpy(PIXELS), torch.eye(3, L)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(8):
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(module(module.encoder(images), labels), wanted)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
-    verify(bundle)
-    network = load_network(bundle, device="cpu")
-    np.testing.assert_allclose(
-        network.logits(network.encode(PIXELS), network.select(range(L))), expected(kind), atol=1e-5, rtol=0
-    )
 
 
 def test_a_precision_that_the_cpu_only_emulates_is_said_and_not_used_unless_forced(
