@@ -34,24 +34,14 @@ def test_there_are_ram_s_63_sentences_of_which_58_begin_with_this_is() -> None:
         "itap of the dog.",
     ]
     assert all(sentence.count("dog") == 1 and "{" not in sentence for sentence in sentences)
-
-
-@pytest.mark.parametrize(
-    "sentence",
-    [
+    assert set(sentences) >= {
         "This is a photo of many dog.",
         "This is a photo of one dog in the scene.",
-        "This is a photo of the hard to see dog.",
         "This is a close-up photo of a dog.",
         "This is a jpeg corrupted photo of the dog.",
         "This is the plushie dog.",
         "This is an embroidered dog.",
-        "This is the embroidered dog.",
-        "This is a painting of a dog.",
-    ],
-)
-def test_sentences_of_the_ensemble(sentence: str) -> None:
-    assert sentence in prompts("dog")
+    }
 
 
 def test_the_article_follows_the_first_letter_as_it_is_written() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ram_backend.errors import VocabularyError
 from ram_backend.vocabulary.embeddings import load_descriptions
 from ram_backend.vocabulary.label_system import load_label_system
 from ram_backend.vocabulary.tags import Vocabulary
@@ -24,25 +23,6 @@ def test_rams_list_has_4585_tags_and_thresholds_in_order(shared: Path) -> None:
     counts = Counter(np.round(vocabulary.thresholds.astype(float), 3).tolist())
     assert (counts[0.65], counts[0.8], counts[0.9]) == (3414, 735, 119)
     assert vocabulary.resolve(vocabulary.names) == list(range(4585))
-
-
-def test_rams_chinese_list_loses_its_trailing_blanks(shared: Path) -> None:
-    vocabulary = Vocabulary.from_files(shared / "ram-files" / "ram_tag_list_chinese.txt")
-    assert len(vocabulary) == 4585
-    assert all(name == name.rstrip() for name in vocabulary.names)
-
-
-def test_tag2texts_duplicates_are_told_apart_by_index(shared: Path) -> None:
-    vocabulary = Vocabulary.from_files(shared / "ram-files" / "tag2text_ori_tag_list.txt")
-    assert len(set(vocabulary.names)) == 3313
-    assert vocabulary.resolve(vocabulary.names) == list(range(3429))
-    assert [vocabulary[index].name for index in (2701, 2828, 1167)] == ["person", "man", "woman"]
-
-
-def test_the_wrong_list_is_refused_with_both_numbers(shared: Path) -> None:
-    folder = shared / "ram-files"
-    with pytest.raises(VocabularyError, match=r"4585 thresholds.*3429 tags"):
-        Vocabulary.from_files(folder / "tag2text_ori_tag_list.txt", folder / "ram_tag_list_threshold.txt")
 
 
 def test_200_tags_have_51_descriptions_each(shared: Path) -> None:
