@@ -102,12 +102,6 @@ def test_nothing_is_left_and_other_projects_keep_theirs(settings: Settings, two_
     assert ProjectTable(two_projects).keys() == [OTHER]
 
 
-def test_counting_removes_nothing(settings: Settings, two_projects: Database) -> None:
-    before = rows(two_projects, KEY)
-    assert traces_of(settings, two_projects, KEY) == traces_of(settings, two_projects, KEY)
-    assert rows(two_projects, KEY) == before
-
-
 def test_a_running_job_is_not_pulled_from_under_its_worker(settings: Settings, two_projects: Database) -> None:
     queue = JobTable(two_projects)
     (job,) = queue.jobs(KEY)

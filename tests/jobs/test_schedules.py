@@ -12,7 +12,7 @@ from support.jobs import KEY, OTHER, claimed, connect
 from ram_backend.database.engine import Database, open_database
 from ram_backend.errors import InputError
 from ram_backend.jobs.job import JobResult
-from ram_backend.jobs.schedules import ScheduleTable, next_due
+from ram_backend.jobs.schedules import ScheduleTable
 from ram_backend.jobs.table import JobTable
 from ram_backend.settings import Settings
 from ram_backend.versions.table import VersionTable
@@ -137,8 +137,3 @@ def test_what_can_not_be_used(schedules: ScheduleTable, kind: str, cron: str, zo
     with pytest.raises(InputError, match=said):
         schedules.set(KEY, kind, cron, zone)
     assert schedules.schedules(KEY) == []
-
-
-def test_the_next_time_is_after_now() -> None:
-    now = datetime(2026, 7, 1, 9, 0, tzinfo=UTC)
-    assert next_due("0 9 * * *", "UTC", now) == now + timedelta(days=1)

@@ -81,16 +81,6 @@ def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database:
     assert len(service.request_due_trainings(KEY)) == 1
 
 
-def test_a_rejected_candidate_does_not_ask_again(service: JobService, database: Database, queue: JobTable) -> None:
-    correct(database, 1, 2, 3)
-    end(queue, service.request_training_message(KEY, "pressed")["job"], 3)
-    assert service.request_due_trainings(KEY) == []
-    correct(database, 4)
-    assert service.request_due_trainings(KEY) == []
-    correct(database, 5)
-    assert len(service.request_due_trainings(KEY)) == 1
-
-
 def test_each_attempt_needs_half_as_many_corrections_again(
     service: JobService, database: Database, queue: JobTable
 ) -> None:

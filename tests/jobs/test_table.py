@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import get_args
 
@@ -97,14 +96,6 @@ def test_from_request_to_end(queue: JobTable) -> None:
     assert queue.last_attempts(KEY)[KEY] == 17
     assert open_jobs(queue) == [("refresh", "requested", "v0001 is served")]
     assert queue.request(KEY, "train", "later").is_new
-
-
-def test_moments_are_the_databases(queue: JobTable, database: Database) -> None:
-    with database.reading() as session:
-        now = database_now(session)
-    assert abs(now - datetime.now(UTC)) < timedelta(seconds=5)
-    job = queue.request(KEY, "train", "asked").job
-    assert now - timedelta(seconds=1) < job.requested_at < now + timedelta(seconds=20)
 
 
 def test_a_request_may_begin_later_but_makes_no_open_one_wait(queue: JobTable) -> None:
@@ -254,15 +245,6 @@ def test_killed_three_times_is_given_up(queue: JobTable, database: Database, oth
     assert queue.last_attempts(KEY)[KEY] == last_event
     assert queue.due() == []
     assert queue.request(KEY, "train", "asked later").is_new
-
-
-def test_what_cannot_be_helped_fails_at_once(queue: JobTable, database: Database) -> None:
-    correct(database, 1, 2, 3)
-    claim = running(queue)
-    assert not queue.fail(claim, "The label config has nothing to tag.", retry=False)
-    job = job_of(queue, claim.id)
-    assert (job.state, job.message) == ("failed", "The label config has nothing to tag.")
-    assert job.last_event == Ledger(database).last_event(KEY)
 
 
 def test_old_jobs_are_forgotten_but_not_the_last_attempt(queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:

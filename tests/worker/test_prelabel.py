@@ -120,26 +120,9 @@ def test_a_request_while_one_runs_is_done_after_it(jobs: Pushes, studio: FakeLab
     assert requested(studio) == [1, 9]
 
 
-def test_the_server_hands_over_late_tasks(jobs: Pushes) -> None:
-    options = JobOptions(tasks=tuple(range(1, 501)))
-    asked = jobs.service.request_prelabelling(jobs.key, options, "late").job
-    (job,) = jobs.queue.jobs(jobs.key)
-    assert (job.id, job.kind, job.reason) == (asked.id, "prelabel", "late")
+def test_an_unknown_project_gets_none(jobs: Pushes) -> None:
     with pytest.raises(ProjectNotFound, match="not known yet"):
-        jobs.service.request_prelabelling(ProjectKey("", 99, 1), options, "late")
-
-
-def test_a_kill_leaves_a_portion_that_the_next_attempt_waits_for(jobs: Pushes, studio: FakeLabelStudio) -> None:
-    claim = jobs.claim(jobs.request(ALL))
-    jobs.queue.checkpoint(claim, {"version": VERSION, "portion": [1, 2, 3]}, progressed=True)
-    make_old(jobs.database, claim.id, 16)
-    (expired,) = jobs.queue.expire()
-    assert (expired.state, expired.attempt) == ("requested", 1)
-    late = threading.Timer(0.3, lambda: [studio.store(number, VERSION) for number in (1, 2, 3)])
-    late.start()
-    assert jobs.do(claim).state == "done"
-    assert studio.counts() == {1: TASKS}
-    assert requested(studio) == list(range(4, TASKS + 1))
+        jobs.service.request_prelabelling(ProjectKey("", 99, 1), ALL, "late")
 
 
 def test_progress_makes_an_attempt_the_first(jobs: Pushes) -> None:

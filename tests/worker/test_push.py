@@ -34,15 +34,11 @@ def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLabelStudio]:
 class Attempt:
     """One attempt; `portions` are those that it has recorded, `stages` its progress."""
 
-    def __init__(
-        self, studio: FakeLabelStudio, options: JobOptions = ALL, *, size: int = 8, limit: int | None = None
-    ) -> None:
+    def __init__(self, studio: FakeLabelStudio, options: JobOptions = ALL, *, size: int = 8) -> None:
         self.portions: list[Batch] = []
         self.stages: list[tuple[object, ...]] = []
         self.api = ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
-        self._pusher = Prelabeller(
-            self.api, options, size, progress=lambda *stage: self.stages.append(stage), limit=limit
-        )
+        self._pusher = Prelabeller(self.api, options, size, progress=lambda *stage: self.stages.append(stage))
 
     def run(self, before: Batch | None = None) -> PrelabelResult:
         if before is not None:
@@ -52,10 +48,8 @@ class Attempt:
         return self._pusher.result
 
 
-def push(
-    studio: FakeLabelStudio, options: JobOptions = ALL, *, size: int = 8, limit: int | None = None
-) -> PrelabelResult:
-    return Attempt(studio, options, size=size, limit=limit).run()
+def push(studio: FakeLabelStudio, options: JobOptions = ALL, *, size: int = 8) -> PrelabelResult:
+    return Attempt(studio, options, size=size).run()
 
 
 def killed(studio: FakeLabelStudio, before: Batch | None) -> Batch:
@@ -119,18 +113,6 @@ def test_killed_twice_while_label_studio_waits(studio: FakeLabelStudio) -> None:
     Attempt(studio).run(before)
     assert studio.counts() == {1: 60}
     assert len(requested(studio)) == len(set(requested(studio))), "nothing is computed twice"
-
-
-def test_without_waiting_there_would_be_two(studio: FakeLabelStudio) -> None:
-    """The stand-in does what Label Studio does: it stores what it is brought, without looking again."""
-
-    def ask_again(tasks: list[int]) -> None:
-        studio.before_store = lambda _: None
-        Attempt(studio).api.retrieve(tasks)
-
-    studio.before_store = ask_again
-    Attempt(studio).api.retrieve([1, 2])
-    assert studio.counts()[2] == 2
 
 
 def test_a_portion_that_never_came_is_given_up(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,13 +207,6 @@ def test_a_block_of_unreachable_images_keeps_nobody_out(studio: FakeLabelStudio,
     push(studio)  # that nothing but unreachable ones is left is no failure
 
 
-def test_a_backend_that_brings_nothing_forth(studio: FakeLabelStudio) -> None:
-    studio.seconds, studio.gives_up_after = 0.001, 0
-    with pytest.raises(NotAvailable, match="stores no predictions"):
-        push(studio)
-    assert len(studio.portions) < 20
-
-
 def test_no_token_and_no_backend(studio: FakeLabelStudio) -> None:
     studio.legacy = "another"
     with pytest.raises(LabelStudioUnauthorized):
@@ -243,14 +218,6 @@ def test_no_token_and_no_backend(studio: FakeLabelStudio) -> None:
     studio.connected.clear()
     with pytest.raises(LabelStudioRefused, match="no backend"):
         push(studio)
-
-
-def test_a_limit_and_how_many_are_left(studio: FakeLabelStudio) -> None:
-    studio.annotate(60, 60, "red")
-    result = push(studio, UNLABELLED, limit=25)
-    assert (result.done, result.left) == (25, 34)
-    push(studio, UNLABELLED, limit=34)
-    assert studio.counts() == {1: 59, 0: 1}
 
 
 def test_no_faster_than_wanted(studio: FakeLabelStudio) -> None:

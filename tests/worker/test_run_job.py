@@ -12,7 +12,7 @@ from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
 
 from ram_backend.database.engine import Database
-from ram_backend.errors import DatabaseUnavailable, JobLost, LabelConfigError, LabelStudioUnreachable
+from ram_backend.errors import DatabaseUnavailable, JobLost, LabelStudioUnreachable
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job, JobResult
 from ram_backend.jobs.table import JobTable
@@ -110,19 +110,13 @@ def test_what_is_away_is_tried_again_until_given_up(do: Do, database: Database) 
     assert (states[2].last_event or 0) > 0
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (LabelConfigError("Nothing to tag: add a Choices."), "Nothing to tag: add a Choices."),
-        (
-            ZeroDivisionError("division by zero"),
-            "It failed unexpectedly (ZeroDivisionError: division by zero); the worker's log tells where.",
-        ),
-    ],
-)
-def test_what_cannot_work_fails_at_once(do: Do, error: Exception, message: str) -> None:
-    job = do(failing(error))
-    assert (job.state, job.message) == ("failed", message)
+def test_what_cannot_work_fails_at_once(do: Do, database: Database) -> None:
+    """What it has seen asks for no other attempt."""
+    correct(database, 1, 2, 3)
+    job = do(failing(ZeroDivisionError("division by zero")))
+    said = "It failed unexpectedly (ZeroDivisionError: division by zero); the worker's log tells where."
+    assert (job.state, job.message) == ("failed", said)
+    assert job.last_event == Ledger(database).last_event(KEY)
 
 
 def test_heartbeats_keep_a_claim_and_show_progress(do: Do, queue: JobTable) -> None:

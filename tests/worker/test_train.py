@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -336,13 +333,3 @@ def test_a_label_config_without_tags_fails_at_once(project: Trainings) -> None:
     ProjectTable(project.database).apply(setup)
     job = project.train()
     assert (job.state, "label config" in job.message) == ("failed", True), job.message
-
-
-def test_no_torch_where_the_bundle_needs_none(with_starter: Path) -> None:
-    program = (
-        "import sys; from ram_backend.worker import train as job; from ram_backend.settings import load_settings;"
-        "s = load_settings(); b = job.find_bundle('starter', s.bundles_dir); job.load_network(b, threads=1);"
-        "print('torch' in sys.modules, 'rq' in sys.modules)"
-    )
-    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert said.split() == ["False", "False"]

@@ -126,17 +126,6 @@ def test_a_queue_that_is_killed_loses_nothing(settings: Settings, jobs: Requests
         assert worker.process.poll() is None
 
 
-def test_a_job_that_kills_its_process_each_time_is_given_up(short: Settings, jobs: Requests) -> None:
-    with working(short.model_copy(update={"job_attempts": 2})):
-        file = busy(short)
-        job = jobs.request()
-        for attempt in (1, 2):
-            kill(jobs.until_running(job, attempt))
-        assert "Given up after 2 attempts" in jobs.until(job, "failed").message
-        file.unlink()
-        jobs.until(jobs.request(OTHER), "done")
-
-
 def test_a_job_that_takes_too_long_is_ended(settings: Settings, jobs: Requests) -> None:
     """By the limit of the worker that does it, whoever has asked for it."""
     with working(settings.model_copy(update={"job_timeout_seconds": 1}), "endless"):
@@ -203,18 +192,6 @@ def test_the_job_of_a_killed_worker_goes_on(settings: Settings, jobs: Requests) 
         assert job_processes(jobs.queue) == [orphan]
         file.unlink()
         assert jobs.until(job, "done").attempt == 1
-
-
-def test_a_job_whose_processes_are_all_killed_is_begun_anew(short: Settings, jobs: Requests) -> None:
-    file = busy(short)
-    worker = RunningWorker(short)
-    job, process = jobs.requested_and_running()
-    worker.kill()
-    kill(process)
-    with working(short):
-        wait_until(lambda: jobs.job(job).attempt > 1)
-        file.unlink()
-        jobs.until(job, "done")
 
 
 def send_to_sleep(pid: int, database: Database) -> None:
