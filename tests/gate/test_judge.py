@@ -273,12 +273,6 @@ def test_bursts_of_near_duplicates_need_folds_over_groups(folds_see_groups: bool
     assert sum(served) <= 1 if folds_see_groups else sum(served) >= 4
 
 
-def test_same_seed_gives_the_same_verdict() -> None:
-    scores, labels = scored()
-    better = scores + labels
-    assert judged(scores, better, labels, seed=3) == judged(scores, better, labels, seed=3)
-
-
 def test_verdict_survives_json() -> None:
     scores, labels = scored()
     validated = {"ridge": {"edits": 1.31, "nothing": math.nan}}

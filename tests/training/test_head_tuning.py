@@ -23,11 +23,10 @@ from ram_backend.metrics import mean_average_precision
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.importing import import_checkpoint
 from ram_backend.models.network import HEAD_FILE, LOW_RANK_FILE, head_file, load_network, tuned_network
-from ram_backend.models.torch_network import load_module
 from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.training import head_tuning
-from ram_backend.training.head_tuning import HeadTrainer, add_factors, factors_of, off_target_scores
+from ram_backend.training.head_tuning import HeadTrainer, off_target_scores
 from ram_backend.training.selection import Candidate, RecalibrationTrainer, RidgeTrainer, fit_candidate
 
 IMAGES = 160
@@ -189,18 +188,6 @@ def test_no_result_without_labels_with_few_images_or_where_it_does_harm(bundle: 
 
     assert fitted(replace(trainer(bundle), harmless=harmless)) is None
     assert asked == [{HEAD_FILE}]
-
-
-def test_lora_trains_the_products_of_the_layers_and_nothing_else(bundle: Bundle) -> None:
-    head = load_module(bundle).head
-    add_factors(head, 3)
-    learning = {name for name, part in head.named_parameters() if part.requires_grad}
-    assert learning
-    assert all("lora_" in name and name.startswith("layers.") for name in learning)
-    factors = factors_of(head)
-    assert len(factors) == 2 * 12  # two factors of six products in each of two layers
-    assert all(factor.shape[0 if name.endswith(".a") else 1] == 3 for name, factor in factors.items())
-    assert not any(factor.any() for name, factor in factors.items() if name.endswith(".b"))
 
 
 def test_what_it_can_not_start_from_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,28 +142,6 @@ def test_tiny_material(images: int, tags: int, labels: str) -> None:
     assert np.abs(moved).mean() < 3, "a handful of corrections turns nothing upside down"
 
 
-def test_look_alikes_are_no_evidence_for_each_other() -> None:
-    single = drawn(40, knowledge=0.0, seed=4)
-    burst = single.take(np.repeat(np.arange(40), 5))  # each photo five times
-    noise = np.random.default_rng(0).normal(size=burst.features.shape) * 0.01
-    drawn_labels = np.random.default_rng(1).random(single.labels.shape) < 0.3
-    flat = np.full(burst.base.shape, -1, dtype=np.float32)
-    burst = replace(
-        burst,
-        base=flat,
-        incumbent=flat,
-        calibrated=True,
-        features=(burst.features + noise).astype(np.float32),
-        labels=np.repeat(drawn_labels, 5, axis=0),
-        content=tuple(f"{number:016x}" for number in range(200)),
-    )
-    apart, together = (
-        fitted(replace(burst, groups=groups), RidgeTrainer()).cross_validated["residual"]["edits"]
-        for groups in (np.arange(200) // 5, np.arange(200))
-    )
-    assert together < 0.8 * apart, "a photo's twin knows its labels"
-
-
 def test_new_tags_learn_from_tags_of_like_meaning() -> None:
     """Pairs of tags that mean the same: one that everybody was asked about, and one that hardly anybody was."""
     meanings = np.eye(3).repeat(2, axis=0) + 0.1 * np.eye(6)[:, :3]
@@ -317,13 +295,3 @@ def test_trainers_are_compared_on_images_that_none_was_fitted_on() -> None:
 def test_numbers_that_are_not_finite_are_refused() -> None:
     with pytest.raises(InputError, match="features that are not finite"):
         replace(drawn(4), features=np.full((4, WIDTH), np.nan, dtype=np.float32))
-
-
-def test_material_of_some_images() -> None:
-    training_set = drawn(6)
-    some = training_set.take(np.array([False, True, False, True, False, False]))
-    assert some.content == (training_set.content[1], training_set.content[3])
-    assert np.array_equal(some.labels, training_set.labels[[1, 3]])
-    assert some.incumbent is some.base, "what is served is the bundle: still one array"
-    assert training_set.take([3, 1]).content == some.content[::-1]
-    assert len(training_set.take([])) == 0
