@@ -1,12 +1,8 @@
-"""A client of our own that plays Label Studio, as the protocol describes it and worse; no Label Studio is needed."""
+"""A client of our own that plays Label Studio, as the protocol describes it; no Label Studio is needed."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,34 +81,3 @@ def test_the_whole_flow(client: httpx.Client, studio: FakeLabelStudio) -> None:
     assert there
     assert back == pytest.approx(there, abs=1e-5)
     assert version in client.get("/versions").json()["versions"]
-
-
-def test_setups_and_huge_webhooks_while_a_prediction_runs(client: httpx.Client, studio: FakeLabelStudio) -> None:
-    version = connected(client, studio, 10)
-    weights = {f"tag {number}": {"type": "Choices", "overall": 1.0} for number in range(4_585)}
-    created = {
-        "action": "ANNOTATION_CREATED",
-        "annotation": {"id": 1, "task": 1, "project": 10, "result": [], "was_cancelled": False},
-        "task": {"id": 1, "data": {"image": UPLOADS[0]}, "project": 10},
-        "project": {"id": 10, "label_config": CONFIG, "control_weights": weights, "padding": "x" * 4_000_000},
-    }
-    imported = {"action": "TASKS_CREATED", "project": {"id": 10}, "tasks": [{"id": n, "data": {}} for n in range(5000)]}
-    with ThreadPoolExecutor(1) as pool:
-        predicting = pool.submit(predicted, client, 10, UPLOADS * 3, version)
-        for body in (created, imported, created):
-            assert client.post("/webhook", json=body).status_code == 200
-            assert connected(client, studio, 10) == version
-        results = predicting.result()
-    assert [tags(one) for one in results[:18]] == [tags(one) for one in results[18:36]]
-
-
-def test_a_caller_that_hangs_up_early_harms_nobody(client: httpx.Client, studio: FakeLabelStudio) -> None:
-    version = connected(client, studio, 4)
-    body = json.dumps(predict_body(CONFIG, UPLOADS, "4.1795452148")).encode()
-    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    for sent in (body, body[: len(body) // 2], b""):
-        with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
-            connection.sendall(f"{head}\r\n\r\n".encode() + sent)
-    with contextlib.suppress(httpx.TimeoutException):
-        client.post("/predict", json=predict_body(CONFIG, UPLOADS, "4.1795452148"), timeout=0.05)
-    predicted(client, 4, UPLOADS[:2], version)

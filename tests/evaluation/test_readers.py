@@ -156,11 +156,3 @@ def test_ram_s_real_files(shared: Path, name: str) -> None:
     names = dict(enumerate(labels.tags)) if separator == " " else {}
     expected = [len({names[int(cell)] for cell in row} if names else row) for row in cells]
     assert [len(image.positives) for image in labels.images] == expected
-
-
-@pytest.mark.shared
-def test_ram_s_two_files_of_one_benchmark_agree(shared: Path) -> None:
-    """Names of RAM's list differ from Tag2Text's; images and numbers of tags don't."""
-    by_name, by_id = (read_labels(shared / "ram-files" / f"{name}.txt") for name in list(REAL)[:2])
-    assert [image.file for image in by_name.images] == [image.file for image in by_id.images]
-    assert [len(image.positives) for image in by_name.images] == [len(image.positives) for image in by_id.images]

@@ -57,11 +57,6 @@ def test_flat_map_gives_the_whole_image() -> None:
     assert regions_of(["sky"], [0.5], np.ones((5, 5, 1), np.float32)) == [Region("sky", 0.5, (0, 0, 1, 1), (0.5, 0.5))]
 
 
-def test_region_as_json() -> None:
-    region = Region("cat", 1 / 3, (0.0, 0.25, 0.5, 1.0), (0.123456, 0.5))
-    assert region.as_json() == {"tag": "cat", "score": 0.3333, "box": [0.0, 0.25, 0.5, 1.0], "point": [0.1235, 0.5]}
-
-
 def test_starter_places_a_tag_of_a_demo_photo(starter_data: Path) -> None:
     bundle = open_bundle(starter_data / "bundles" / "starter")
     network = load_network(bundle, threads=1)
