@@ -126,11 +126,3 @@ def test_where_a_file_stays_the_rows_do_so_that_it_can_be_repeated(
     assert rows(two_projects, KEY) == before
     erase(settings, two_projects, KEY)
     assert rows(two_projects, KEY) == {}
-
-
-def test_other_processes_notice(settings: Settings, two_projects: Database) -> None:
-    projects, versions = ProjectTable(two_projects).changes(), VersionTable(two_projects).changes()
-    erase(settings, two_projects, KEY)
-    later = ProjectTable(two_projects).changes(projects.change)
-    assert later.keys == {OTHER}
-    assert VersionTable(two_projects).changes(versions.change).keys == {OTHER}

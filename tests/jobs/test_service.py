@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import event
 from support.jobs import KEY, OTHER, claimed, connect, correct
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.table import JobTable
-from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 from ram_backend.versions.table import VersionTable
 
@@ -100,19 +98,3 @@ def test_counting_can_be_turned_off(few: Settings, database: Database) -> None:
     service = JobService(few.model_copy(update={"train_after": 0}), database)
     assert service.request_due_trainings(KEY) == []
     assert service.request_training_message(KEY, "pressed")["job"]
-
-
-def test_a_look_at_all_projects_loads_them_once(service: JobService, database: Database) -> None:
-    """The number of statements grows with the projects, not with their square."""
-    keys = [ProjectKey(KEY.instance, 100 + number, KEY.created) for number in range(12)]
-    for key in keys:
-        connect(database, key)
-        correct(database, 1, key=key)
-    statements: list[str] = []
-
-    @event.listens_for(database.engine, "before_cursor_execute")
-    def note(*details: object) -> None:
-        statements.append(str(details[2]))
-
-    service.request_due_trainings()
-    assert sum("FROM projects" in each for each in statements) == 1

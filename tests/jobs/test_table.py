@@ -18,7 +18,6 @@ from ram_backend.jobs.job import OPEN, Job, JobKind, JobResult
 from ram_backend.jobs.table import JobTable, database_now
 from ram_backend.logs import with_request_id
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.table import BackendRow
 
 
 def running(queue: JobTable, key: ProjectKey = KEY, kind: JobKind = "train", worker: str = "here/1") -> Job:
@@ -179,23 +178,6 @@ def test_whoever_has_ended_a_job_has_not_lost_it(queue: JobTable, how: str) -> N
     before = job_of(queue, claim.id)
     assert queue.heartbeat(claim, "fit") is False
     assert job_of(queue, claim.id).to_json() == before.to_json()
-
-
-def test_a_lost_lease_undoes_the_whole_transaction(queue: JobTable, database: Database) -> None:
-    """As when a version is published and the job ended in one."""
-    claim = running(queue)
-    expire(queue, database, claim)
-
-    def publish() -> None:
-        with database.writing() as session:
-            session.get_one(BackendRow, 1).change += 1000
-            session.flush()
-            queue.finish(claim, JobResult("mine", {}), session)
-
-    with pytest.raises(JobLost):
-        publish()
-    with database.reading() as session:
-        assert session.get_one(BackendRow, 1).change < 1000
 
 
 def test_pauses_between_attempts_grow(database: Database) -> None:

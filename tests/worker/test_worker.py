@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from support.jobs import KEY, OTHER, connect, correct, job_of
-from support.processes import processes, wait_until
-from worker.working import RunningWorker, busy, job_processes, kill, working
+from support.jobs import KEY, OTHER, connect, job_of
+from support.processes import wait_until
+from worker.working import RunningWorker, busy, job_processes, working
 
 from ram_backend.database.engine import Database
-from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.schedules import ScheduleTable
 from ram_backend.jobs.service import JobService
@@ -26,8 +25,6 @@ from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import Valkey, running_urls
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions.records import Served
-from ram_backend.versions.table import VersionTable
 from ram_backend.worker.main import NICENESS, OOM_SCORE
 
 pytestmark = [pytest.mark.service, pytest.mark.usefixtures("nothing_left")]
@@ -192,49 +189,6 @@ def test_the_job_of_a_killed_worker_goes_on(settings: Settings, jobs: Requests) 
         assert job_processes(jobs.queue) == [orphan]
         file.unlink()
         assert jobs.until(job, "done").attempt == 1
-
-
-def send_to_sleep(pid: int, database: Database) -> None:
-    """Stops a process, but not within a transaction, which would keep everybody out of SQLite."""
-    while True:
-        kill(pid, signal.SIGSTOP)
-        with suppress(DatabaseUnavailable), database.writing():
-            return
-        kill(pid, signal.SIGCONT)
-        time.sleep(0.1)
-
-
-def test_an_orphan_that_sleeps_through_it_all_publishes_nothing(
-    short: Settings, database: Database, jobs: Requests
-) -> None:
-    correct(database, 1, 2, 3)
-    file = busy(short)
-    first = RunningWorker(short, "learn")
-    job = jobs.request()
-    versions = VersionTable(database)
-
-    def outcome() -> tuple[dict[str, object], Served, list[str]]:
-        return jobs.job(job).to_json(), versions.served(KEY), [each.name for each in versions.list(KEY)]
-
-    wait_until(lambda: jobs.job(job).stage == "gate")
-    orphan = job_processes(jobs.queue)[0]
-    send_to_sleep(orphan, database)
-    attempt = jobs.job(job).attempt
-    try:
-        first.kill()  # where nobody minds SIGHUP, the system wakes the orphan now: it waits for the file
-        kill(orphan, signal.SIGSTOP)
-        with working(short, "learn"):
-            wait_until(lambda: jobs.job(job).attempt > attempt)
-            file.unlink()
-            jobs.until(job, "done")
-            before = outcome()
-            kill(orphan, signal.SIGCONT)
-            wait_until(lambda: orphan not in processes("do_job"))
-            after = outcome()
-    finally:
-        kill(orphan)
-    assert after == before
-    assert after[1].version is not None
 
 
 def test_no_password_stands_on_a_command_line(settings: Settings, valkey: Valkey, jobs: Requests) -> None:
