@@ -24,13 +24,6 @@ def test_scores_are_sigmoids_of_each_tags_own_line() -> None:
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits.astype(np.float64))), atol=1e-7)
 
 
-def test_take_follows_the_order_and_knows_new_tags() -> None:
-    taken = SOME.take([2, None, 0, 2])
-    np.testing.assert_allclose(taken.slope, [1.0, 0.7, 0.5, 1.0])
-    np.testing.assert_allclose(taken.offset, [3.0, -2.0, 0.0, 3.0])
-    assert len(SOME.take([])) == 0
-
-
 def save(folder: Path) -> None:
     save_file({"slope": SOME.slope, "offset": SOME.offset}, folder / FILE)
 

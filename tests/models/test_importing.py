@@ -157,12 +157,6 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "No space left" in refused(tmp_path, "ram")
 
 
-def test_a_wrong_threshold_file_is_refused(tmp_path: Path) -> None:
-    thresholds = tmp_path / "thresholds.txt"
-    thresholds.write_text("0.5\n" * 6)
-    assert "thresholds.txt" in refused(tmp_path, "ram", thresholds=thresholds)
-
-
 def test_tag2texts_own_list_gets_the_authors_exceptions(tmp_path: Path) -> None:
     names = [f"tag{i}" for i in range(3429)]
     tags = tmp_path / "list.txt"

@@ -44,12 +44,6 @@ def test_tags_that_can_not_be_are_refused(tmp_path: Path, entry: int | np.ndarra
         LabelEmbeddings.open(write(tmp_path, ROWS, [1, 1, 1, 3])).of(entry)
 
 
-def test_half_precision_rows_come_out_as_float32(tmp_path: Path) -> None:
-    labels = LabelEmbeddings.open(write(tmp_path, ROWS.astype(np.float16), [1] * 6))
-    assert labels.of(3).dtype == np.float32
-    np.testing.assert_array_equal(labels.of(3), ROWS[[3]])
-
-
 @pytest.mark.parametrize("counts", [[2, 1], [2, 1, 4], [3, 0, 3]])
 def test_counts_that_do_not_fit_are_damage(tmp_path: Path, counts: list[int]) -> None:
     with pytest.raises(BundleDamaged, match="counts"):

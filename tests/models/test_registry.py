@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,18 +49,3 @@ def test_a_damaged_bundle_is_listed_with_its_problem(bundles: Path) -> None:
     assert "vocabulary.json is missing" in entry.problem
     with pytest.raises(BundleDamaged, match="vocabulary"):
         find_bundle("ram", bundles)
-
-
-def test_the_starter_installs_itself_once(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Path] = []
-
-    def install_starter(bundles_dir: Path, *, progress: object = None) -> None:
-        calls.append(bundles_dir)
-        shutil.copytree(bundles / "ram", bundles_dir / "starter")
-
-    fake = types.ModuleType("ram_backend.models.starter.install")
-    fake.install_starter = install_starter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ram_backend.models.starter.install", fake)
-    for _ in range(2):
-        assert find_bundle("starter", bundles).name == "starter"
-    assert calls == [bundles]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ram_backend.demo import photo_paths
-from ram_backend.images.decode import decode
-from ram_backend.models.bundle import open_bundle
-from ram_backend.models.network import load_network
 from ram_backend.regions.evidence import Region, locate
 
 
@@ -55,18 +50,3 @@ def test_regions_of_one_tag_are_three_at_most_best_first() -> None:
 
 def test_flat_map_gives_the_whole_image() -> None:
     assert regions_of(["sky"], [0.5], np.ones((5, 5, 1), np.float32)) == [Region("sky", 0.5, (0, 0, 1, 1), (0.5, 0.5))]
-
-
-def test_starter_places_a_tag_of_a_demo_photo(starter_data: Path) -> None:
-    bundle = open_bundle(starter_data / "bundles" / "starter")
-    network = load_network(bundle, threads=1)
-    photo = decode(photo_paths()[0], exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
-    tokens = network.encode(bundle.preprocessing(photo)[None])
-    row = int(network.logits(tokens, network.select(range(len(bundle.vocabulary))))[0].argmax())
-    maps = network.evidence(tokens, network.select([row, 0]))
-    assert maps.shape == (1, 5, 5, 2)
-    np.testing.assert_allclose(network.evidence(tokens, network.select([row]))[..., 0], maps[..., 0], atol=1e-4)
-    found = locate(network, [row], ["it"], [0.9], tokens[0])
-    assert 1 <= len(found) <= 3
-    assert all(one.box[0] <= one.point[0] <= one.box[2] and one.box[1] <= one.point[1] <= one.box[3] for one in found)
-    assert locate(network, [], [], [], tokens[0]) == []

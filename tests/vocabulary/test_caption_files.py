@@ -55,7 +55,6 @@ def test_webdataset(tmp_path: Path) -> None:
         ("a.jsonl", "{", "Repair"),
         ("a.csv", "picture,words\na,b\n", "line 2"),
         ("a.json", '{"annotations": [{}], "images": []}', "captions in .json.*image_id"),
-        ("a.json", "3", "Repair"),
         ("a.json", "[3]", "record 1: names no image"),
         ("a.tar", "x", "Repair"),
     ],

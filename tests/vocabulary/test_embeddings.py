@@ -72,10 +72,3 @@ def test_nothing_is_kept_where_the_limit_is_zero(tmp_path: Path) -> None:
 def test_an_unknown_encoder_is_refused_with_the_known_ones() -> None:
     with pytest.raises(TextEncoderUnavailable, match=r"'bert'.*minilm, clip-vit-b-16"):
         open_text_encoder("bert", load_settings())
-
-
-def test_minilm_is_opened_behind_the_cache() -> None:
-    encoder = open_text_encoder("minilm", load_settings())
-    assert isinstance(encoder, CachedTextEncoder)
-    assert encoder.dim == 384
-    assert encoder.id.startswith("minilm-")

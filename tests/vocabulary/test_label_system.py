@@ -18,7 +18,6 @@ from ram_backend.vocabulary.label_system import (
 )
 from ram_backend.vocabulary.normalisation import fold, joined, singular_forms
 from ram_backend.vocabulary.tags import CATEGORIES, Tag, Vocabulary
-from starter.wordnet import extract
 
 COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop
 sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
@@ -213,49 +212,6 @@ def test_build_refuses_a_list_that_contradicts_itself(file: str, text: str, matc
     (small / "coco.txt").unlink()
     with pytest.raises(VocabularyError, match=r"coco\.txt"):
         build_label_system(small)
-
-
-NOUNS = """  1 licence text that begins with blanks
-00000001 05 n 01 animal 0 000 | a living thing
-00000002 05 n 03 dog 0 domestic_dog 0 Canis_familiaris 0 001 @ 00000001 n 0000 | a friend
-00000003 05 n 01 puppy 0 001 @ 00000002 n 0000 | a young dog
-00000004 06 n 02 crane 0 davit 0 000 | a machine
-00000005 05 n 01 crane 0 001 @ 00000001 n 0000 | a bird
-"""
-INDEX = """  1 licence
-animal n 1 1 @ 1 0 00000001
-crane n 2 1 @ 2 0 00000004 00000005
-davit n 1 1 @ 1 0 00000004
-dog n 1 1 @ 1 0 00000002
-domestic_dog n 1 1 @ 1 0 00000002
-puppy n 1 1 @ 1 0 00000003
-"""
-
-
-def test_wordnet_gives_senses_that_fit_and_what_is_above_them(small: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "dictionary"
-    folder.mkdir()
-    with pytest.raises(VocabularyError, match=r"data\.noun"):
-        extract(folder, small)
-    (folder / "data.noun").write_text(NOUNS)
-    (folder / "index.noun").write_text(INDEX)
-    (small / "coco.txt").write_text("animal, dog\n")
-    (small / "animals.txt").write_text("[animal]\nanimal, puppy, crane (bird)\n")
-    (small / "home.txt").write_text("[object]\ncrane\n")
-    (small / "broad.txt").write_text("animal, dog\n")
-    (small / "broader.txt").write_text("not animal: crane (bird)\n")
-    extract(folder, small)
-    vocabulary = build_label_system(small)
-    tags = {tag.name: tag for tag in vocabulary}
-    assert tags["puppy"].hypernyms == ("dog", "animal")
-    assert tags["dog"].synonyms == ("domestic dog",)  # no Latin
-    assert tags["dog"].category == "animal"  # no list says it
-    assert tags["crane"].category == "object"
-    assert tags["crane"].synonyms == ("davit",)
-    assert tags["crane (bird)"].hypernyms == ()  # the cut link
-    (small / "senses.txt").write_text("dog = none\n")
-    extract(folder, small)
-    assert {tag.name: tag.hypernyms for tag in build_label_system(small)}["puppy"] == ("animal",)
 
 
 def test_the_page_about_it_has_todays_counts(vocabulary: Vocabulary) -> None:

@@ -151,7 +151,6 @@ def test_from_files_needs_no_final_newline_and_keeps_duplicates(tmp_path: Path) 
     ("tags", "thresholds", "words"),
     [
         ("a\nb", "0.5", ["1 thresholds", "2 tags"]),
-        ("a", "0.5\n0.5\n0.5", ["3 thresholds", "1 tags"]),
         ("a\n\nb", None, ["line 2", "empty"]),
         ("", None, ["empty"]),
         ("a\nb", "0.5\nhalf", ["line 2", "'half'"]),

@@ -12,7 +12,7 @@ from ram_backend.models.starter.components import (
     class_weights,
 )
 from ram_backend.vocabulary.tags import Tag, Vocabulary
-from starter.build import largest_classes, logit_at
+from starter.build import largest_classes
 from starter.imagenet import CLASSES, classes_of_tags, imagenet_classes
 
 
@@ -45,23 +45,6 @@ def test_a_kind_of_the_tag_counts_more_than_a_similar_word(background: np.ndarra
     scores = tags.scores(evidence)
     assert scores[0, 0] > scores[1, 0] + 1
     assert scores[0, 1] == pytest.approx(scores[1, 1], abs=0.5)
-
-
-def test_scores_rise_with_evidence_and_reach_the_level(background: np.ndarray) -> None:
-    class_embeddings = unit(np.random.default_rng(3).standard_normal((CLASSES, 16)))
-    tags = prior_tags(class_embeddings[:1], [[0]], class_embeddings, background)
-    evidence = np.zeros((6, 3, CLASSES), dtype=np.float32)
-    evidence[:, :, 0] = np.array([0, 1e-4, 1e-3, 1e-2, 0.1, 0.9])[:, None]
-    scores = tags.scores(evidence)[:, 0]
-    assert (np.diff(scores) > 0).all()
-    assert scores[3] < logit_at(tags, (0.3, 0.3, 0.3))[0] < scores[5]
-
-
-def test_reference_keeps_the_largest_classes() -> None:
-    evidence = np.random.default_rng(4).dirichlet(np.full(CLASSES, 0.01), size=(3, 3)).astype(np.float32)
-    kept = background_evidence(*largest_classes(evidence))
-    np.testing.assert_allclose(kept.max(-1), evidence.max(-1), rtol=1e-3)
-    assert (np.count_nonzero(kept, axis=-1) <= 32).all()
 
 
 def test_classes_are_found_by_synset_by_name_and_through_broader_tags() -> None:
