@@ -106,9 +106,6 @@ def test_calibration_error_by_hand() -> None:
 def test_unknown_pairs_change_nothing(sample: Sample) -> None:
     scores, labels, known = sample
     other_scores, other_labels = np.where(known, scores, np.nan), np.where(known, labels, ~labels)
-    assert metrics.average_precision_per_tag(other_scores, other_labels, known) == pytest.approx(
-        metrics.average_precision_per_tag(scores, labels, known), nan_ok=True
-    )
     for measure in (metrics.calibration_error, lambda s, y, m: f1(s, y, 0.45, m)):
         assert measure(other_scores, other_labels, known) == pytest.approx(measure(scores, labels, known), nan_ok=True)
 

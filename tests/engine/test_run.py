@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ram_backend.engine import run as engine
-from ram_backend.engine.run import EngineInput, encode, run_engine
+from ram_backend.engine.run import EngineInput, run_engine
 from ram_backend.errors import ImageUnreadable, InputError
 from ram_backend.images.decode import decode
 from ram_backend.tagging.image_loader import LoadedImage
@@ -142,17 +142,6 @@ def test_other_labels_of_the_same_images_are_judged_without_encoding(tmp_path: P
     changed = _run(tmp_path, other, loader)
     assert loader.loaded == 0
     assert changed.findings == _run(tmp_path / "fresh", other).findings
-
-
-def test_processes_share_the_encoding(tmp_path: Path) -> None:
-    images, _ = _images()
-    helper, loader = _Loader(die_at=100), _Loader()
-    with pytest.raises(KeyboardInterrupt):
-        encode(tmp_path / "shared", images, _Tagger(), helper, lambda *_: None, share=1)  # type: ignore[arg-type]
-    assert len(set(map(str, (tmp_path / "shared" / "portions").iterdir()))) == 3
-    shared = _run(tmp_path / "shared", images, loader)
-    assert loader.loaded == 160 - 96, "three portions of 32 were encoded by the other one"
-    assert shared == _run(tmp_path / "alone", images)
 
 
 def test_too_few_labels_are_named(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ import pytest
 from ram_backend.training.ridge import (
     SPREAD_FLOOR,
     KernelEigen,
-    residualise,
-    smoothed_targets,
     smoothing_matrix,
     standardised_targets,
 )
@@ -95,34 +93,3 @@ def test_rare_tags_borrow_from_frequent_ones_of_like_meaning() -> None:
     assert abs(smoothing[2, 1]) < 0.1, "the other doesn't"
     assert np.all(smoothing[1] == 0), "who was never seen has nothing to lend"
     assert smoothing[0, 0] > 0.7 > smoothing[3, 3], "frequent tags keep their own, rare ones are shrunk"
-
-
-def test_what_is_beyond_the_bundle_is_a_regression_on_its_scores() -> None:
-    _, labels, weights = drawn(50, 4, seed=3)
-    labels[:, 2] = False
-    targets = standardised_targets(labels, weights)
-    scores = (3 * labels + np.random.default_rng(0).normal(size=labels.shape) * [1, 9, 1] + 5).astype(np.float32)
-    beyond = residualise(targets, scores, weights)
-    assert beyond.sum(axis=0) == pytest.approx(np.zeros(3), abs=1e-9)
-    assert np.all(beyond[:, 2] == 0), "nobody has the tag: nothing to lend"
-    assert np.all(beyond[weights == 0] == 0), "unknown pairs still pull nowhere"
-    moved = weights * (scores.astype(np.float64) - np.average(scores.astype(np.float64), axis=0, weights=weights))
-    explaining = (moved / (np.sqrt(np.mean(moved**2, axis=0)) + SPREAD_FLOOR))[:, :2].ravel()
-    slope = explaining @ targets[:, :2].ravel() / (explaining @ explaining)
-    assert slope > 0.2, "the scores do explain the labels"
-    assert beyond[:, :2].ravel() == pytest.approx(targets[:, :2].ravel() - slope * explaining, abs=1e-9)
-    constant = np.full_like(scores, -7.0)
-    assert residualise(targets, constant, weights) == pytest.approx(targets), "scores that say nothing explain nothing"
-
-
-def test_shared_targets_share_weights() -> None:
-    features, labels, weights = drawn(30, 8, seed=4)
-    targets = standardised_targets(labels, weights)
-    smoothing = np.random.default_rng(0).random((3, 3))
-    spectrum, groups = KernelEigen.of(features), np.arange(30)
-    own, mixed = (
-        spectrum.ridge(some, groups, 6.0) for some in (targets, smoothed_targets(targets, targets, smoothing))
-    )
-    assert mixed.weight == pytest.approx(smoothing.T @ own.weight, abs=1e-9)
-    assert mixed.bias == pytest.approx(smoothing.T @ own.bias, abs=1e-9)
-    assert mixed.out_of_group_scores == pytest.approx(own.out_of_group_scores @ smoothing, abs=1e-9)

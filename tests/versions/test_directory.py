@@ -209,6 +209,3 @@ def test_lineage_from_something_else() -> None:
     for name in whole:
         with pytest.raises(VersionDamaged, match="lineage can't be read"):
             Lineage.from_json({key: value for key, value in whole.items() if key != name})
-    for wrong in (None, [], "x", {**whole, "seed": "x"}, {**whole, "metrics": {"before": [], "after": {}}}):
-        with pytest.raises(VersionDamaged, match="lineage can't be read"):
-            Lineage.from_json(wrong)
