@@ -15,23 +15,10 @@ from ram_backend.errors import VersionDamaged
 from ram_backend.models.bundle import Bundle, open_bundle, verify
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.network import HEAD_FILE, LOW_RANK_FILE, head_file, load_network, tuned_network
-from ram_backend.models.starter.network import StarterNetwork
 from ram_backend.models.torch_network import TorchNetwork, load_module
 
 TinyBundle = Callable[[str], Bundle]
 L = len(tiny.TAGS)
-
-
-@pytest.fixture(scope="module")
-def starter(starter_data: Path) -> Bundle:
-    return open_bundle(starter_data / "bundles" / "starter")
-
-
-@pytest.fixture(scope="module")
-def starter_network(starter: Bundle) -> StarterNetwork:
-    loaded = load_network(starter, threads=1)
-    assert isinstance(loaded, StarterNetwork)
-    return loaded
 
 
 def own_head(bundle: Bundle) -> dict[str, np.ndarray]:
@@ -139,8 +126,9 @@ def test_a_damaged_or_foreign_head_is_refused(tiny_bundle: TinyBundle, how: str,
     assert "\n" not in str(raised.value)
 
 
-def test_the_head_of_another_bundle_is_refused(tiny_bundle: TinyBundle, starter_network: StarterNetwork) -> None:
+def test_the_head_of_another_bundle_is_refused(tiny_bundle: TinyBundle, starter_data: Path) -> None:
     files = changed(tiny_bundle("ram"))
+    starter_network = load_network(open_bundle(starter_data / "bundles" / "starter"), threads=1)
     with pytest.raises(VersionDamaged, match="StarterNetwork takes none"):
         tuned_network(starter_network, files)
     with pytest.raises(VersionDamaged, match="another head"):

@@ -36,12 +36,6 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(data_dir=tmp_path / "data", train_after=0, lease_seconds=60)
 
 
-@pytest.fixture
-def short(settings: Settings) -> Settings:
-    """Leases run out soon."""
-    return settings.model_copy(update={"lease_seconds": 3})
-
-
 class Requests:
     """Trainings that are requested, and waited for."""
 
@@ -141,7 +135,8 @@ def test_told_to_stop_it_ends_its_job_first(settings: Settings, jobs: Requests) 
         assert jobs.job(job).state == "done"
 
 
-def test_told_twice_it_stops_at_once(short: Settings, jobs: Requests) -> None:
+def test_told_twice_it_stops_at_once(settings: Settings, jobs: Requests) -> None:
+    short = settings.model_copy(update={"lease_seconds": 3})
     with working(short) as worker:
         file = busy(short)
         job, _ = jobs.requested_and_running()

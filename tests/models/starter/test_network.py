@@ -1,4 +1,4 @@
-"""The starter as it ships: installs itself, needs no torch afterwards, gives the same scores however it is asked."""
+"""The starter as it ships: what it refuses, and what it consists of."""
 
 from __future__ import annotations
 
@@ -21,14 +21,9 @@ def bundle(starter_data: Path) -> Bundle:
     return open_bundle(starter_data / "bundles" / "starter")
 
 
-@pytest.fixture(scope="module")
-def network(bundle: Bundle) -> StarterNetwork:
-    loaded = load_network(bundle, threads=1)
-    assert isinstance(loaded, StarterNetwork)
-    return loaded
-
-
-def test_a_vocabulary_tag_and_its_own_embedding_agree_in_the_head(bundle: Bundle, network: StarterNetwork) -> None:
+def test_a_vocabulary_tag_and_its_own_embedding_agree_in_the_head(bundle: Bundle) -> None:
+    network = load_network(bundle, threads=1)
+    assert isinstance(network, StarterNetwork)
     row = bundle.vocabulary.find("dog")
     assert row is not None
     known, new = network.select([row]), network.select([network._labels.of(row)])

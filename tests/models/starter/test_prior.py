@@ -16,28 +16,13 @@ from starter.build import largest_classes
 from starter.imagenet import CLASSES, classes_of_tags, imagenet_classes
 
 
-@pytest.fixture
-def background() -> np.ndarray:
-    rng = np.random.default_rng(0)
-    evidence = rng.dirichlet(np.full(CLASSES, 0.05), size=(40, 3)).astype(np.float32)
-    return background_evidence(*largest_classes(evidence))
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def prior_tags(
-    embeddings: np.ndarray, classes: list[list[int]], class_embeddings: np.ndarray, background: np.ndarray
-) -> PriorTags:
-    weights = class_weights(embeddings, classes, class_embeddings)
-    return PriorTags(weights, *background_stats(weights, background))
-
-
-def test_a_kind_of_the_tag_counts_more_than_a_similar_word(background: np.ndarray) -> None:
+def test_a_kind_of_the_tag_counts_more_than_a_similar_word() -> None:
     rng = np.random.default_rng(2)
-    class_embeddings = unit(rng.standard_normal((CLASSES, 16)))
-    tags = prior_tags(class_embeddings[[10, 10]], [[20, 21], []], class_embeddings, background)
+    background = rng.dirichlet(np.full(CLASSES, 0.05), size=(40, 3)).astype(np.float32)
+    rows = rng.standard_normal((CLASSES, 16))
+    class_embeddings = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    weights = class_weights(class_embeddings[[10, 10]], [[20, 21], []], class_embeddings)
+    tags = PriorTags(weights, *background_stats(weights, background_evidence(*largest_classes(background))))
     assert tags.weights[0, 20] >= 1 > tags.weights[0, 10] > tags.weights[0, 30]
     assert tags.weights[1].argmax() == 10
     evidence = np.full((2, 3, CLASSES), 1e-5, dtype=np.float32)
