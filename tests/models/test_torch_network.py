@@ -28,35 +28,24 @@ def expected(kind: str) -> np.ndarray:
     return reference.stored("small", f"{kind}_logits")
 
 
+@pytest.mark.parametrize("pairs", [torch_network.PAIRS_AT_ONCE, 6])
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_any_subset_in_any_order_gives_the_authors_columns(tiny_bundle: TinyBundle, kind: str) -> None:
+def test_any_images_and_tags_give_the_authors_logits(
+    tiny_bundle: TinyBundle, kind: str, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images alone or together; tags in any order, also in pieces of so many pairs."""
+    monkeypatch.setattr(torch_network, "PAIRS_AT_ONCE", pairs)
+    monkeypatch.setattr(torch_network, "RESIDENT_ROWS", 1000 * (pairs > 6))
     network = load_network(tiny_bundle(kind), device="cpu")
     tokens = network.encode(PIXELS)
     assert (tokens.shape, tokens.dtype) == ((3, *network.token_shape), np.float32)
+    alone = np.concatenate([network.encode(PIXELS[i : i + 1]) for i in range(3)])
     for tags in (range(L), [3], [6, 0, 4], [2, 2], [np.int64(5)], []):
-        some = network.logits(tokens, network.select([*tags]))
-        assert some.dtype == np.float32
-        np.testing.assert_allclose(some, expected(kind)[:, [int(tag) for tag in tags]], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_images_do_not_see_each_other(tiny_bundle: TinyBundle, kind: str) -> None:
-    network = load_network(tiny_bundle(kind), device="cpu")
-    queries = network.select(range(L))
-    together = network.logits(network.encode(PIXELS), queries)
-    alone = [network.logits(network.encode(PIXELS[i : i + 1]), queries) for i in range(3)]
-    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5, rtol=0)
-    assert network.logits(network.encode(PIXELS[:0]), queries).shape == (0, L)
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_many_tags_go_through_in_pieces(tiny_bundle: TinyBundle, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = load_network(tiny_bundle(kind), device="cpu")
-    tokens = network.encode(PIXELS)
-    whole = network.logits(tokens, network.select(range(L)))
-    monkeypatch.setattr(torch_network, "PAIRS_AT_ONCE", 6)
-    monkeypatch.setattr(torch_network, "RESIDENT_ROWS", 0)
-    np.testing.assert_allclose(network.logits(tokens, network.select(range(L))), whole, atol=1e-5, rtol=0)
+        queries, wanted = network.select([*tags]), expected(kind)[:, [int(tag) for tag in tags]]
+        for some in (network.logits(tokens, queries), network.logits(alone, queries)):
+            assert some.dtype == np.float32
+            np.testing.assert_allclose(some, wanted, atol=1e-5, rtol=0)
+    assert network.logits(network.encode(PIXELS[:0]), network.select(range(L))).shape == (0, L)
 
 
 @pytest.mark.parametrize("resident", [0, 10_000])
