@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,7 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 _LOW = np.uint64(0xFFFF)
 
 
-def seed_of(key: str, salt: str = SALT) -> int:
-    """First eight bytes of SHA-256(salt + key), little-endian."""
-    return int.from_bytes(hashlib.sha256((salt + key).encode()).digest()[:8], "little")
-
-
-def sums(seed: int, start: int, stop: int) -> NDArray[np.int64]:
+def _sums(seed: int, start: int, stop: int) -> NDArray[np.int64]:
     """S_start .. S_(stop-1): integers in [-131070, 131070], standard deviation 65536 / sqrt(3)."""
     with np.errstate(over="ignore"):
         x = np.arange(start + 1, stop + 1, dtype=np.uint64)
@@ -51,10 +46,11 @@ def draw(key: str, shape: Iterable[int], mu: float, sigma: float, salt: str = SA
     shape = tuple(shape)
     count = int(np.prod(shape, dtype=np.int64))
     values = np.empty(count, dtype=np.float32)
-    seed, factor = seed_of(key, salt), sigma * np.sqrt(3.0) / 65536
+    digest, factor = hashlib.sha256((salt + key).encode()).digest(), sigma * np.sqrt(3.0) / 65536
+    seed = int.from_bytes(digest[:8], "little")
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
-        values[start:stop] = mu + factor * sums(seed, start, stop).astype(np.float64)
+        values[start:stop] = mu + factor * _sums(seed, start, stop).astype(np.float64)
     return values.reshape(shape)
 
 
@@ -65,34 +61,17 @@ def read_manifest(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     return data["salt"], tensors
 
 
-def state_dict(
-    tensors: Mapping[str, Mapping[str, Any]],
-    salt: str = SALT,
-    *,
-    hollow: Callable[[str], bool] = lambda key: False,
-    structural: bool = True,
-) -> dict[str, torch.Tensor]:
-    """An official state dict with the drawn values.
-
-    Args:
-        tensors: from `read_manifest`.
-        salt: start of every seed.
-        hollow: keys whose values don't matter: zeros that take no room.
-        structural: whether the keys that a model computes itself are present (as zeros).
-    """
+def state_dict(tensors: Mapping[str, Mapping[str, Any]], salt: str = SALT) -> dict[str, torch.Tensor]:
+    """An official state dict with the values that `read_manifest` names; what a model computes itself is zeros."""
     weights: dict[str, torch.Tensor] = {}
     for key, entry in tensors.items():
+        source = entry.get("tied_with") or key
         if entry["kind"] == "structural":
-            if structural:
-                weights[key] = torch.zeros((), dtype=getattr(torch, entry["dtype"])).expand(entry["shape"])
-        elif hollow(key):
-            weights[key] = torch.zeros(()).expand(entry["shape"])
+            weights[key] = torch.zeros((), dtype=getattr(torch, entry["dtype"])).expand(entry["shape"])
+        elif source != key and source in weights:
+            weights[key] = weights[source]
         else:
-            source = entry.get("tied_with") or key
-            if source in weights and source != key:
-                weights[key] = weights[source]
-            else:
-                weights[key] = torch.from_numpy(draw(source, entry["shape"], entry["mu"], entry["sigma"], salt))
+            weights[key] = torch.from_numpy(draw(source, entry["shape"], entry["mu"], entry["sigma"], salt))
     return weights
 
 

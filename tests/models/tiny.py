@@ -49,9 +49,9 @@ def architecture(kind: str, tags: int = len(TAGS)) -> Architecture:
     return Architecture(replace(encoder, projection=None), per_tag)
 
 
-def shapes(kind: str, tags: int = len(TAGS), each: int = EACH) -> dict[str, tuple[int, ...]]:
+def shapes(kind: str, tags: int = len(TAGS)) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of a whole official file of that kind: for tagging, computed by a model itself, and captioner."""
-    found = expected_shapes(kind, architecture(kind, tags), tags, each)  # type: ignore[arg-type]
+    found = expected_shapes(kind, architecture(kind, tags), tags, EACH)  # type: ignore[arg-type]
     for stage, side in ((0, 16), (1, 8), (2, 4)):
         at = f"visual_encoder.layers.{stage}.blocks"
         found |= {f"{at}.{block}.attn.relative_position_index": (WINDOW**2, WINDOW**2) for block in (0, 1)}
@@ -70,10 +70,10 @@ def is_structural(key: str) -> bool:
     return key.endswith(("relative_position_index", "attn_mask", "position_ids"))
 
 
-def state_dict(kind: str, tags: int = len(TAGS), each: int = EACH, salt: str = "tiny:") -> dict[str, Tensor]:
+def state_dict(kind: str, tags: int = len(TAGS), salt: str = "tiny:") -> dict[str, Tensor]:
     """An official state dict with lively values: nothing saturates, everything matters."""
     weights: dict[str, Tensor] = {}
-    for key, shape in shapes(kind, tags, each).items():
+    for key, shape in shapes(kind, tags).items():
         if is_structural(key):
             weights[key] = torch.zeros(shape, dtype=torch.int64)
             continue
