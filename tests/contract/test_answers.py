@@ -104,11 +104,6 @@ def test_the_check_itself_finds_what_strict_mode_refuses(change, word):
     assert problems(CONFIGS["multiple"], {**answer(CONFIGS["multiple"], 0.9), "score": 1.5})
 
 
-def test_an_alias_is_named_by_alias_and_never_by_value():
-    (tags, _) = answer(CONFIGS["aliases"], 0.9)["result"]
-    assert tags["value"]["choices"] == ["c", "Dog", "Car"]
-
-
 @pytest.mark.parametrize("kind", ["textarea", "rectanglelabels"])
 def test_the_answers_have_the_shape_of_what_came_back_from_the_page(kind):
     request = body(f"webhook-annotation-created-choices-{kind}-from-prediction")

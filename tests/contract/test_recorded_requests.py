@@ -1,4 +1,4 @@
-"""Rows of the protocol's tables that are about reading what Label Studio sends."""
+"""Reading what Label Studio sends: recorded requests, and odd ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import pytest
 from contract.recorded import NAMES, body, wire
 
+from ram_backend.errors import InputError
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, WebhookRequest, read_request
 from ram_backend.labelstudio.schema import image_reference
@@ -60,40 +61,6 @@ def test_a_webhook_names_the_project_as_setup_does():
     assert event("annotation-created-choices-textarea-from-prediction").project_reference == "26.1795452906"
 
 
-def test_a_body_of_4585_tags_is_read_and_its_config_too():
-    request = event("annotation-created-taxonomy")
-    assert len(json.dumps(body("webhook-annotation-created-taxonomy"), separators=(",", ":"))) > 390_000
-    (annotation,) = request.annotation_objects
-    assert annotation["result"][0]["type"] == "taxonomy"
-    (control,) = parse_label_config(request.project.label_config).tag_controls
-    assert len(control.choices) == 4585
-
-
-def test_the_tag_item_is_found_by_its_control_and_only_its_value_is_human():
-    request = event("annotation-created-choices-textarea-from-prediction-changed")
-    (annotation,) = request.annotation_objects
-    (control,) = parse_label_config(request.project.label_config).tag_controls
-    (item,) = [item for item in annotation["result"] if item["from_name"] == control.name]
-    assert item["origin"] == "prediction-changed"
-    assert item["value"]["choices"]
-
-
-def test_all_tags_unticked_leaves_no_tag_item_and_is_not_skipped():
-    for name in ("annotation-created-empty", "annotation-updated-empty"):
-        request = event(name)
-        (annotation,) = request.annotation_objects
-        (control,) = parse_label_config(request.project.label_config).tag_controls
-        assert [item for item in annotation["result"] if item["from_name"] == control.name] == []
-        assert annotation["was_cancelled"] is False
-
-
-@pytest.mark.parametrize("name", ["annotation-created-skipped", "annotation-created-skipped-from-prediction"])
-def test_skipped_is_an_annotation_with_a_mark(name):
-    request = event(name)
-    assert request.action == "ANNOTATION_CREATED"
-    assert [annotation["was_cancelled"] for annotation in request.annotation_objects] == [True]
-
-
 @pytest.mark.parametrize(
     ("name", "annotation", "task"),
     [
@@ -111,3 +78,32 @@ def test_what_comes_with_other_events(name, annotation, task):
     for found, fields in ((request.annotation_objects, annotation), (request.task_objects, task)):
         assert bool(found) == (fields is not None)
         assert all(set(each) == fields if fields == {"id"} else set(each) > fields for each in found)
+
+
+def test_what_is_left_out_or_odd_is_read_too():
+    for field in ("schema", "label_config"):
+        setup = read_request(SetupRequest, json.dumps({"project": 3, field: "<View/>"}))
+        assert (setup.project, setup.label_config, setup.hostname, setup.extra_params) == ("3", "<View/>", None, None)
+    tasks = '[{"data": null}, {"id": "a7", "data": {"image": 3}, "extra": 1}]'
+    predict = read_request(PredictRequest, f'{{"tasks": {tasks}, "params": null, "project": null}}')
+    assert [(task.id, task.data) for task in predict.tasks] == [(None, {}), ("a7", {"image": 3})]
+    assert (predict.project, predict.label_config) == ("", None)
+    odd = '{"action": "ANNOTATION_CREATED", "annotation": [{"id": 1}, 5, null], "annotations": "x", "task": 7}'
+    webhook = read_request(WebhookRequest, odd)
+    assert (webhook.annotation_objects, webhook.task_objects) == ([{"id": 1}], [])
+
+
+@pytest.mark.parametrize("created", ["nonsense", None, 5, ""])
+def test_a_creation_time_that_is_none(created):
+    assert WebhookRequest(action="X", project={"id": 4, "created_at": created}).project_reference == "4.0"
+
+
+def test_tokens_and_passwords_are_not_shown():
+    setup = read_request(SetupRequest, b'{"project": "1.2", "access_token": "s3cret"}')
+    predict = read_request(PredictRequest, b'{"tasks": [], "params": {"login": "me", "password": "s3cret"}}')
+    assert setup.access_token == "s3cret"
+    assert "s3cret" not in repr(setup) + repr(predict)
+    with pytest.raises(InputError, match="access_token") as caught:
+        read_request(SetupRequest, b'{"project": "1.2", "access_token": ["s3cret"]}')
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None

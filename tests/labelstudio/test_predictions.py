@@ -16,7 +16,6 @@ from ram_backend.labelstudio.predictions import (
     RANDOM_UNTIL,
     ScoredChoice,
     brush_rle,
-    empty_prediction,
     margins_of,
     place_in_order,
     prediction,
@@ -188,15 +187,6 @@ def test_brush_labels_have_their_masks_and_no_whole_image() -> None:
     assert item == region("tags", 0.6, "cat", type="brushlabels", value=value)
 
 
-def test_ids_are_unique_also_where_a_control_is_named_like_one() -> None:
-    xml = (
-        f'<Choices name="conf-1" toName="image">{CAT}</Choices>'
-        '<RectangleLabels name="conf" toName="image" opacity="0"><Label value="cat"/></RectangleLabels>'
-    )
-    result = predict(xml, {"conf-1": {"cat": 0.9}}, **SIZE)["result"]
-    assert len({item["id"] for item in result}) == len(result) == 2
-
-
 def test_labels_are_regions_over_the_whole_image_with_a_score_each() -> None:
     first, second = predict(REGIONS, {"cat": 0.61, "d": 0.93}, **SIZE)["result"]
     assert first == region("tags", 0.93, "d")
@@ -223,10 +213,6 @@ def test_free_tags_are_lines_best_first_and_no_more_than_asked() -> None:
     scored = {"tags": [ScoredChoice(free_choice(name), score, 0.5) for name, score in scores.items()]}
     (item,) = prediction(schema, scored, model_version="v")["result"]
     assert (item["type"], item["value"]) == ("textarea", {"text": ["red chair", "sofa"]})
-
-
-def test_an_image_that_cannot_be_tagged_comes_last_in_uncertainty_order() -> None:
-    assert empty_prediction("v1") == {"model_version": "v1", "score": 1.0, "result": []}
 
 
 def test_the_score_falls_where_a_tag_is_close_to_its_threshold() -> None:

@@ -171,8 +171,3 @@ def test_the_version_that_annotators_see(api: ProjectApi, studio: FakeLabelStudi
     assert api.show_version(backend, "starter-1", over_others=True) is None
     assert [body.get("title", body.get("model_version")) for *_, body in studio.changes] == ["starter-1", "starter-1"]
     assert api.settings().model_version == "starter-1"
-
-
-def test_predictions_are_retrieved(api: ProjectApi, studio: FakeLabelStudio) -> None:
-    api.retrieve([3, 1])
-    assert studio.retrieved == [[3, 1]]
