@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from e2e.round_trips import ROUND_TRIPS
-from typer.testing import CliRunner
+from support.commands import run
 
-from ram_backend.cli.main import app
+from ram_backend.errors import InputError
 from ram_backend.labelstudio.config_xml import vocabulary_config
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.vocabulary.label_system import load_label_system
@@ -74,21 +74,13 @@ def test_each_round_trip_is_about_controls_that_are_there():
             assert trip.add is not None, "a single choice is only taken away by another one"
 
 
-def test_the_taxonomy_has_the_whole_vocabulary_of_today():
+def test_the_taxonomy_has_the_whole_vocabulary_of_today(tmp_path):
     vocabulary = load_label_system()
     text = ready("taxonomy")
     assert text == vocabulary_config(vocabulary), "ram-backend vocabulary label-config --out label_configs/taxonomy.xml"
     assert {each.value for each in parse_label_config(text).tag_controls[0].choices} == set(vocabulary.names)
-
-
-def test_the_command_prints_or_writes(tmp_path):
-    printed = CliRunner().invoke(app, ["vocabulary", "label-config"])
-    assert printed.exit_code == 0
-    assert printed.stdout == vocabulary_config(load_label_system())
-    target = tmp_path / "config.xml"
-    written = CliRunner().invoke(app, ["vocabulary", "label-config", "--out", str(target)])
-    assert written.exit_code == 0
-    assert target.read_text(encoding="utf-8") == vocabulary_config(load_label_system())
-    result = CliRunner().invoke(app, ["vocabulary", "label-config", "--out", str(tmp_path / "none" / "config.xml")])
-    assert result.exit_code == 1
-    assert "can't be written" in str(result.exception)
+    assert run("vocabulary", "label-config") == text
+    run("vocabulary", "label-config", "--out", tmp_path / "config.xml")
+    assert (tmp_path / "config.xml").read_text(encoding="utf-8") == text
+    with pytest.raises(InputError, match="can't be written"):
+        run("vocabulary", "label-config", "--out", tmp_path / "none" / "config.xml")

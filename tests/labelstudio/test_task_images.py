@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -194,22 +193,6 @@ def test_label_studio_away_ends_it_all(studio: FakeLabelStudio, elsewhere: HttpS
         next(outcomes)
     images.close()
     assert len(studio.requests) < 20
-
-
-def test_who_stops_taking_stops_the_fetching(images: TaskImages, studio: FakeLabelStudio) -> None:
-    release = threading.Event()
-
-    def slow(handler: BaseHTTPRequestHandler) -> None:
-        release.wait(5)
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx")
-
-    studio.routes["/data/upload/1/slow.jpg"] = Reply(raw=slow)
-    outcomes = images.fetch_all([at("/data/upload/1/a.jpg"), *[at("/data/upload/1/slow.jpg")] * 100])
-    assert next(outcomes) == b"uploaded"
-    outcomes.close()  # type: ignore[attr-defined]
-    release.set()
-    images._pool.shutdown(wait=True)
-    assert len([one for one in studio.targets if one.endswith("slow.jpg")]) <= 8
 
 
 def test_without_label_studio(elsewhere: HttpServer) -> None:
