@@ -13,7 +13,7 @@ from PIL import Image
 
 images = importlib.import_module("ram_backend.images.decode")  # the module: its namesake in the package is the function
 
-RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 ORIENTATION = 0x0112
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from images.pictures import (
-    BLACK,
     BLUE,
     GREEN,
     RED,
@@ -19,7 +18,6 @@ from images.pictures import (
     encoded,
     exif_of,
     four_colours,
-    images,
     tiff,
     turned,
 )
@@ -144,14 +142,6 @@ def test_alpha_of_premultiplied_tiff() -> None:
     assert near(decode(data).getpixel((0, 0)), [255 + (value - 255) * 128 / 255 for value in (100, 50, 0)], 2)
 
 
-@pytest.mark.parametrize("mode", ["La", "PA"])
-def test_rare_alpha_modes_become_rgb(mode: str) -> None:
-    image = half_transparent("LA").convert("La") if mode == "La" else Image.new("P", (4, 2), 1).convert("PA")
-    assert images._to_rgb(image, "white").mode == images._to_rgb(image, "drop").mode == "RGB"
-    if mode == "La":
-        assert corners(images._to_rgb(image, "white")) == [(10, 10, 10), WHITE, (10, 10, 10), WHITE]
-
-
 # Depths and colour spaces
 
 
@@ -182,14 +172,6 @@ def test_big_endian_16_bit_tiff() -> None:
     assert np.asarray(decode(data))[0, :, 0].tolist() == [0, 128, 255]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "PPM"])
-def test_1_bit_and_8_bit_grey(kind: str) -> None:
-    image = Image.new("1", (4, 2), 0)
-    image.paste(1, (2, 0, 4, 2))
-    assert corners(decode(encoded(image, kind))) == [BLACK, WHITE, BLACK, WHITE]
-    assert corners(decode(encoded(Image.new("L", (2, 2), 77), kind))) == [(77, 77, 77)] * 4
-
-
 @pytest.mark.parametrize(
     ("kind", "mode", "colour", "expected"),
     [
@@ -200,18 +182,6 @@ def test_1_bit_and_8_bit_grey(kind: str) -> None:
 )
 def test_other_colour_spaces(kind: str, mode: str, colour: tuple[int, ...], expected: tuple[int, ...]) -> None:
     assert near(decode(encoded(Image.new(mode, (16, 16), colour), kind)).getpixel((8, 8)), expected, 5)
-
-
-def test_adobe_ycck_jpeg() -> None:
-    """The same stored numbers, but marked as YCCK: the first three are luma and chroma of 255 - inverted inks."""
-    plain = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
-    place = plain.index(b"Adobe\0")
-    assert plain[place + 11] == 0  # transform: none
-    # Stored are the inverted inks (255, 0, 0), now read as luma 255 and both chromas -128; no black ink.
-    y, cb, cr = 255.0, -128.0, -128.0
-    inks = np.clip((y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb), 0, 255)
-    marked = plain[: place + 11] + b"\2" + plain[place + 12 :]
-    assert near(decode(marked).getpixel((8, 8)), 255 - inks, 5)
 
 
 # Several frames

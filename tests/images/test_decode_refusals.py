@@ -33,14 +33,6 @@ from ram_backend.images.decode import check_start
 # Limits
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_60_megapixels(kind: str) -> None:
-    data = flat_png(10_000, 6_000) if kind == "PNG" else encoded(Image.new("L", (10_000, 6_000), 80), "JPEG")
-    result = decode(data)
-    assert result.size == (10_000, 6_000)
-    assert result.getpixel((9_999, 5_999)) == (80, 80, 80)
-
-
 @pytest.mark.parametrize(("width", "height"), [(10_001, 10_000), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
 def test_more_pixels_than_allowed_are_refused_from_the_header(width: int, height: int) -> None:
     with warnings.catch_warnings():
@@ -51,16 +43,11 @@ def test_more_pixels_than_allowed_are_refused_from_the_header(width: int, height
     assert "100,000,000" in str(caught.value)
 
 
-def test_huge_header_of_other_formats_is_refused(tmp_path: Path) -> None:
+def test_huge_header_of_other_formats_is_refused() -> None:
     gif = b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + b"\0\0\0" + b"\x21\xf9\x04\x08\0\0\0\0"
     gif += b"," + struct.pack("<HHHH", 0, 0, 65_535, 65_535) + b"\0\x02\x02\x44\x01\0;"
-    bmp = encoded(Image.new("RGB", (1, 1)), "BMP")
-    bmp = bmp[:18] + struct.pack("<ii", 60_000, 60_000) + bmp[26:]
-    webp = encoded(Image.new("RGBA", (2, 2), (1, 2, 3, 4)), "WEBP", save_all=True, append_images=[four_colours(2, 2)])
-    canvas = webp.index(b"VP8X") + 12
-    webp = webp[:canvas] + (16_000).to_bytes(3, "little") * 2 + webp[canvas + 6 :]
     raw = tiff("<", width=60_000, height=60_000, bits=8, sample_format=1, pixels=b"\0" * 16)
-    for data in (gif, bmp, webp, raw):
+    for data in (gif, raw):
         with pytest.raises(ImageTooLarge, match="RAM_MAX_IMAGE_PIXELS"):
             decode(data)
 
@@ -72,18 +59,6 @@ def test_too_little_memory_is_not_called_damage(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(images, "_to_rgb", starve)
     with pytest.raises(ImageTooLarge, match="not enough memory"):
         decode(flat_png(2, 2))
-
-
-@pytest.mark.parametrize("kind", ["tiff", "png"])
-def test_our_limit_is_inclusive_and_pillow_s_own_does_not_fire(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    raw = tiff("<", width=20, height=10, bits=8, sample_format=1, pixels=bytes(range(200)))
-    data = raw if kind == "tiff" else flat_png(20, 10)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert decode(data, max_pixels=200).size == (20, 10)
-        with pytest.raises(ImageTooLarge):
-            decode(data, max_pixels=199)
 
 
 def test_more_bytes_than_allowed_are_refused_unread(tmp_path: Path) -> None:
@@ -211,18 +186,6 @@ def test_paths_that_are_no_images(tmp_path: Path, path: str, reason: str) -> Non
     with pytest.raises(ImageUnreadable, match=reason) as caught:
         decode(tmp_path / path)
     assert str(caught.value).startswith(f"{tmp_path / path}: ")
-
-
-def test_result_is_loaded_and_the_file_closed(tmp_path: Path) -> None:
-    path = tmp_path / "photo.jpg"  # the suffix plays no part
-    path.write_bytes(encoded(four_colours(), "PNG", exif=exif_of(1)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ResourceWarning)
-        result = decode(path)
-    path.unlink()
-    assert type(result) is Image.Image
-    assert corners(result) == [RED, GREEN, BLUE, WHITE]
-    assert result.info == {}
 
 
 # Finding
