@@ -158,16 +158,6 @@ def test_a_spare_lane_waits_while_the_first_has_a_short_job_or_is_free(with_spar
     assert lanes == {"network"}
 
 
-def test_cancelled_images_are_left_out(batcher: Batcher, network: Gated) -> None:
-    busy(batcher, network)
-    first, second, third = put(batcher, network, 1, 2, 3)
-    assert first.cancel()
-    assert third.cancel()
-    network.go_on.release(2)
-    assert results([second]) == [2]
-    assert network.batches == [[0], [2]]
-
-
 def test_an_error_reaches_those_whom_it_concerns(batcher: Batcher) -> None:
     with pytest.raises(ZeroDivisionError):
         results(put(batcher, Telling(lambda: 1 / 0), 1))

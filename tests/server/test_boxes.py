@@ -37,15 +37,6 @@ def test_a_ticked_label_has_the_box_of_its_evidence(
     assert place["y"] < 37.5 < place["y"] + place["height"] < 65
 
 
-def test_without_the_attribute_it_is_the_whole_image(
-    start: Callable[..., httpx.Client], studio: FakeLabelStudio
-) -> None:
-    client, plain = start(), CONFIG.replace(' model_boxes="true"', "")
-    connect(client, studio, plain)
-    (found,) = results(client, predict_body(plain, [studio.upload("red.png", picture(RED))]))
-    assert found["result"][0]["value"]["width"] == pytest.approx(100)
-
-
 MASKS = CONFIG.replace("RectangleLabels", "BrushLabels").replace("model_boxes", "model_masks")
 
 

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.server import choices_config, connect, predict_body, results, tags_of
-from support.tiny_model import BLUE, RED, colour_model, picture, tiny_bundle
+from support.tiny_model import BLUE, RED, colour_model, picture
 
-from ram_backend.captions.bundle import BundleCaptions
 from ram_backend.server.model import Model
 from ram_backend.settings import Settings
 
@@ -48,19 +47,6 @@ class NamedCaptions:
     def write(self, tokens: np.ndarray, tags: list[list[str]]) -> list[str]:
         reds = tokens[:, 0, 0].tolist()
         return [f"{', '.join(row)} at {red:.1f}" if row else "" for red, row in zip(reds, tags, strict=True)]
-
-
-def test_the_template_of_a_model_without_a_captioner(
-    start: Callable[..., httpx.Client], studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = tiny_bundle()
-    bundle.kind = "starter"  # type: ignore[misc]
-    monkeypatch.setattr(Model, "captions", BundleCaptions(bundle))
-    client = start()
-    connect(client, studio, CONFIG)
-    red = studio.upload("red.png", picture(RED))
-    (found,) = results(client, predict_body(CONFIG, [red]))
-    assert tags_of(found, "caption") == ["red"]
 
 
 def test_each_task_has_its_own_caption_from_its_ticked_tags(

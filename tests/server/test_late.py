@@ -6,6 +6,7 @@ from collections.abc import Callable
 from unittest.mock import Mock
 
 import pytest
+from support.processes import wait_until
 from support.server import CONFIG, ON_BOTH_DATABASES, PROJECT, House, predict_body
 from support.tiny_model import ColourNetwork, picture
 
@@ -29,6 +30,10 @@ def test_many_tasks_become_a_job(late: House) -> None:
     status, said = ask(late, 12)
     assert (status, said.partition(",")[0]) == (503, "12 tasks were not done in time: job j2 continues them")
     assert late.jobs.late == [(late.key, list(range(1, 13)), "12 tasks were not done within a request")]
+    network = late.services.model.network.result()
+    network.seconds = 0
+    wait_until(lambda: ask(late, 12)[0] == 200)
+    assert sum(network.batches) < 24, "what was done is remembered"
 
 
 @pytest.mark.parametrize(

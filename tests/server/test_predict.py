@@ -97,14 +97,6 @@ def test_one_broken_image_costs_one_empty_prediction(client: httpx.Client, studi
     assert [(each["score"], each["result"]) for each in found] == [(1.0, [])] * len(broken)
 
 
-def test_data_uris_and_local_files(client: httpx.Client, studio: FakeLabelStudio) -> None:
-    connect(client, studio)
-    studio.files["photos/a.png"] = picture(GREEN)
-    uri = "data:image/png;base64," + base64.b64encode(picture(BLUE)).decode()
-    images = [uri, f"{studio.url}/data/local-files/?d=photos/a.png"]
-    assert ticked(client, predict_body(CONFIG, images)) == [["blue"], ["green"]]
-
-
 def test_label_studio_out_of_order_fails_the_whole_request(
     client: httpx.Client, studio: FakeLabelStudio, red: str
 ) -> None:
@@ -243,25 +235,10 @@ def test_images_that_do_not_come_hold_up_no_other_project(start: Start, studio: 
         next(iter(studio.held.values())).set()
 
 
-def test_too_many_tasks_for_the_time(start: Start, studio: FakeLabelStudio) -> None:
-    network = ColourNetwork(seconds=0.1)
-    client = start(network=network, batch_size=1, predict_seconds=0.5)
-    connect(client, studio)
-    images = many(studio, 12)
-    answer = client.post("/predict", json=predict_body(CONFIG, images))
-    assert answer.status_code == 503
-    assert "were not done in time: job" in answer.json()["error"]
-    network.seconds = 0
-    wait_until(lambda: client.post("/predict", json=predict_body(CONFIG, images)).status_code == 200)
-    assert sum(network.batches) < 24, "what was done is remembered"
-
-
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"", "body"),
         (b"{", "body"),
-        (b"[]", "body"),
         (b'{"project": "1.1"}', "tasks"),
         (json.dumps(predict_body("<View/>", ["/a.png"])).encode(), "nothing to tag"),
         (json.dumps(predict_body("<View", ["/a.png"])).encode(), "label config"),

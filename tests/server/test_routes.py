@@ -17,7 +17,6 @@ from support.processes import wait_until
 from support.server import (
     CONFIG,
     PROJECT,
-    FakeJobs,
     House,
     choices_config,
     connect,
@@ -32,7 +31,6 @@ from support.tiny_model import BLUE, RED, ColourNetwork, ColourWords, identity, 
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.server import model
 from ram_backend.server import prometheus as metrics_module
-from ram_backend.server.prometheus import ServerMetrics
 
 Start = Callable[..., httpx.Client]
 
@@ -50,19 +48,6 @@ def test_recorded_setups(client: httpx.Client, name: str) -> None:
     assert client.get("/versions").json() == {"versions": [version]}
 
 
-def test_extra_params_mean_the_same_as_object_and_as_string(client: httpx.Client) -> None:
-    """The recorded object has a key that means nothing: that is told where the admin sees it."""
-    body = recorded_body("setup-extra-params-object")
-    refused = client.post("/setup", json=body)
-    assert refused.status_code == 400
-    assert "there is no such key" in refused.json()["error"]
-    answers = [
-        client.post("/setup", json={**body, "extra_params": given}).json()
-        for given in ({"threshold": 0.5}, '{"threshold": 0.5}', {"threshold": 0.6})
-    ]
-    assert answers[0] == answers[1] != answers[2]
-
-
 def test_changed_options_change_the_version_and_the_tags(client: httpx.Client, studio: FakeLabelStudio) -> None:
     image = studio.upload("a.png", picture(RED))
 
@@ -78,15 +63,6 @@ def test_changed_options_change_the_version_and_the_tags(client: httpx.Client, s
     assert len(set(versions)) == len(kinds)
     assert list(tags) == [["red"], ["red", "green", "blue"], [], ["red", "green"], ["red", "blue"], ["red", "blue"]]
     assert found(None) == (versions[0], tags[0])
-
-
-def test_bad_extra_params_are_told_and_the_last_good_ones_stay(client: httpx.Client, studio: FakeLabelStudio) -> None:
-    image = studio.upload("a.png", picture(RED))
-    good = connect(client, studio, extra_params={"tags": ["red"], "threshold": 0.01})
-    bad = client.post("/setup", json=setup_body(CONFIG, studio, extra_params={"threshold": 7}))
-    assert (bad.status_code, "threshold=7" in bad.json()["error"]) == (400, True)
-    (result,) = results(client, predict_body(CONFIG, [image]))
-    assert (result["model_version"], tags_of(result)) == (good, ["red"])
 
 
 @pytest.mark.parametrize(
@@ -259,25 +235,10 @@ def test_jobs_and_corrections_are_counted_when_somebody_looks(
     assert 'ram_jobs_open{kind="train",state="requested"} 1.0' in text
     assert "ram_corrections_pending 3.0" in text
     there.jobs.asked.clear()
-    assert 'ram_jobs_open{kind="train",state="requested"} 0.0' in there.client.get("/metrics").text
-
-
-def test_they_are_not_counted_again_so_soon() -> None:
-    times: list[int] = []
-    jobs, metrics = FakeJobs(), ServerMetrics()
-    jobs.waiting = lambda: times.append(1) or metrics.count_jobs(jobs) or {}  # type: ignore[method-assign, func-returns-value]
-    metrics.count_jobs(jobs)
-    metrics.count_jobs(jobs)
-    assert len(times) == 1, "also while they are being counted"
-
-
-def test_a_database_that_is_away_is_no_error(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
-    there = house()
     with monkeypatch.context() as patched:
         patched.setattr(there.jobs, "open_jobs", Mock(side_effect=DatabaseUnavailable("It is away.")))
-        assert "ram_jobs_open{" not in there.client.get("/metrics").text
-    assert 'ram_jobs_open{kind="train",state="running"} 0.0' in there.client.get("/metrics").text
+        assert there.client.get("/metrics").status_code == 200, "a database that is away is no error"
+    assert 'ram_jobs_open{kind="train",state="requested"} 0.0' in there.client.get("/metrics").text
 
 
 def test_each_step_of_a_prediction_is_timed(house: Callable[..., House]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 from PIL import Image
 from support.label_studio import FakeLabelStudio
@@ -63,16 +62,6 @@ def test_scores_are_those_of_the_tagger(
             assert {(item["original_width"], item["original_height"]) for item in items} == {image.size}
     again = client.post("/predict", json=predict_body(config, images)).json()
     assert again == answer
-
-
-def test_the_whole_vocabulary_as_a_taxonomy(client: httpx.Client, studio: FakeLabelStudio, bundle: Bundle) -> None:
-    names = [name.replace("&", "&amp;").replace('"', "&quot;") for name in bundle.vocabulary.names]
-    config = choices_config(*names, kind="Taxonomy")
-    connect(client, studio, config)
-    images = [studio.upload(path.name, path.read_bytes()) for path in photo_paths()[:6]]
-    found = ticked(client, predict_body(config, images))
-    assert {tuple(path) for paths in found for path in paths} <= {(name,) for name in bundle.vocabulary.names}
-    assert np.mean([len(paths) for paths in found]) > 1
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from unittest.mock import Mock, create_autospec
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
@@ -23,7 +23,6 @@ from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.erasure import erase
 from ram_backend.models import registry
 from ram_backend.server import model, swap
-from ram_backend.tagging.tagger import Tagger
 from ram_backend.versions.table import VersionTable
 
 pytestmark = ON_BOTH_DATABASES
@@ -87,31 +86,6 @@ def test_a_rollback_brings_the_thresholds_back(house: Callable[..., House]) -> N
     assert there.predict() == before
     there.roll_back(None)
     assert there.scores() == base
-
-
-def test_a_running_request_keeps_the_taggers_of_its_dynamic_choices(
-    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also once its version is no longer served: it doesn't build one for each task."""
-    with_version = create_autospec(Tagger.with_version, side_effect=Tagger.with_version)
-    monkeypatch.setattr(Tagger, "with_version", with_version)
-    there = house()
-    there.serve(there.make(-5.0))
-    images = [there.studio.upload(f"{number}.png", picture(RED, size=(number + 5, 9))) for number in range(20)]
-    go_on = threading.Event()
-    there.studio.held = dict.fromkeys(images, go_on)
-    body = predict_body(choices_config(attributes='value="$options"'), images, PROJECT)
-    for task in body["tasks"]:
-        task["data"]["options"] = [{"value": "red"}, {"value": "green"}]
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(there.client.post, "/predict", json=body)
-        wait_until(lambda: there.studio.requests)
-        there.serve(there.make(5.0))
-        go_on.set()
-        answer = asking.result(30).json()
-    assert answer["model_version"].startswith("colours-v0001-")
-    assert [tags_of(result) for result in answer["results"]] == [[]] * 20
-    assert [call.args[0].tags for call in with_version.mock_calls].count(("red", "green")) == 1
 
 
 def test_other_projects_and_other_tags_stay_what_they_are(house: Callable[..., House]) -> None:

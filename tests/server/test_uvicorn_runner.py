@@ -14,11 +14,8 @@ from support.label_studio import FakeLabelStudio
 from support.processes import served, url_in, wait_until
 from support.server import choices_config, predict_body, setup_body
 from support.tiny_model import picture
-from typer.testing import CliRunner
 
-from ram_backend.cli.main import app as command
 from ram_backend.errors import SettingsError
-from ram_backend.server import uvicorn_runner
 from ram_backend.server.uvicorn_runner import bind
 
 
@@ -50,14 +47,6 @@ def test_a_taken_port_moves_on_and_says_so() -> None:
             assert httpx.get(f"{url_in(lines)}/health", trust_env=False).json()["status"] == "UP"
             assert "3 tags" in text
             assert "Connect Model" in text
-
-
-def test_half_a_login_is_told_before_anything_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uvicorn_runner, "prepare", lambda *_: pytest.fail("the bundle was opened"))
-    monkeypatch.setenv("BASIC_AUTH_USER", "me")
-    result = CliRunner().invoke(command, ["serve", "--port", "0"])
-    assert isinstance(result.exception, SettingsError)
-    assert "BASIC_AUTH_PASS" in str(result.exception)
 
 
 def test_hosts_that_cannot_be_listened_at() -> None:
