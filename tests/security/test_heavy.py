@@ -14,6 +14,7 @@ from security.hosting import MemoryWatch
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
 from support.server import choices_config, predict_body, setup_body, tags_of
+from support.tiny_model import RED, picture
 
 from ram_backend.images.decode import decode
 from ram_backend.server import processes as worker_processes
@@ -28,10 +29,8 @@ def processes() -> set[int | None]:
     return {each.pid for each in multiprocessing.active_children()}
 
 
-def red(kind: str, side: int = 800) -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", (side, side), (255, 0, 0)).save(data, kind)
-    return data.getvalue()
+def red(kind: str, side: int) -> bytes:
+    return picture(RED, (side, side), kind)
 
 
 def test_large_bodies_are_parsed_elsewhere(client: httpx.Client) -> None:

