@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
+
+from support.processes import wait_until
 
 from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
@@ -26,10 +27,7 @@ def setup(store: ProjectCache, project: str = REF, **changes: Any) -> Project:
 
 def settle(store: ProjectCache) -> None:
     """Waits until nothing is pending."""
-    ends = time.monotonic() + 30
-    while store.pending:
-        assert time.monotonic() < ends
-        time.sleep(0.01)
+    wait_until(lambda: not store.pending)
 
 
 def options(threshold: float) -> Callable[[ProjectOptions], ProjectOptions]:

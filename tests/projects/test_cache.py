@@ -33,20 +33,12 @@ def test_setup_is_answered_at_once_and_kept_over_a_restart(store: ProjectCache, 
     assert store.get(KEY) is project
     assert (project.key, project.revision, project.hostname) == (KEY, 1, HOST)
     assert project.extra_params == ProjectOptions(threshold=0.5, tags=("cat", "dog"))
-    settle(store)
-    store.close()
+    store.close()  # writes what is pending
     with closing(ProjectCache(settings).start()) as again:
         assert again.projects() == [project]
         assert again.projects()[0].access_token == TOKEN
         assert again.connection(project).token == TOKEN
         assert again.problem is None
-
-
-def test_closing_writes_what_is_pending(store: ProjectCache, settings: Settings) -> None:
-    for number in range(20):
-        setup(store, f"{number}.5")
-    store.close()
-    assert len(ProjectTable(open_migrated(settings)).changes().projects) == 20
 
 
 def test_the_same_setup_again_writes_nothing(store: ProjectCache) -> None:

