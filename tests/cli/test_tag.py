@@ -125,11 +125,6 @@ def test_a_score_does_not_depend_on_the_other_tags_or_images(tmp_path: Path) -> 
         assert two["logits"][0, 1] == pytest.approx(whole["logits"][row, column], abs=1e-4)
 
 
-def test_the_same_question_gets_the_same_version_another_one_another() -> None:
-    first, again, other = (tagged(CAT, "--tags", tags)["model_version"] for tags in ("cat,dog", "cat,dog", "cat,dogs"))
-    assert first == again != other
-
-
 def test_descriptions_score_a_tag_from_its_sentences(tmp_path: Path) -> None:
     file = tmp_path / "descriptions.json"
     file.write_text('[{"purring pet": ["a photo of a cat", "a small furry animal"]}, {"x": ["a skyscraper"]}]')
@@ -292,18 +287,6 @@ def test_a_file_name_that_is_no_utf_8_is_printed_nevertheless(tmp_path: Path) ->
     file.write_bytes(CAT.read_bytes())
     assert tagged(tmp_path, "--tags", "cat")["image"] == str(file)
     assert run("tag", tmp_path, "--tags", "cat").stdout.startswith(r"\udcff.jpg")
-
-
-def test_many_images_in_several_batches_keep_their_order(tmp_path: Path) -> None:
-    for number in range(21):
-        source = photo_paths()[number % len(photo_paths())]
-        (tmp_path / f"{number:02}.jpg").write_bytes(source.read_bytes())
-    result = run("tag", tmp_path, "--tags", "cat", "--json", "--out", tmp_path / "out.npz")
-    names = [Path(line["image"]).name for line in json_lines(result)]
-    assert names == [f"{number:02}.jpg" for number in range(21)]
-    with np.load(tmp_path / "out.npz") as arrays:
-        period = len(photo_paths())
-        assert arrays["scores"][period:, 0] == pytest.approx(arrays["scores"][:-period, 0], abs=1e-5)
 
 
 @pytest.mark.parametrize(
