@@ -100,6 +100,7 @@ def test_a_file_that_wants_to_run_code_is_refused_in_one_line(tmp_path: Path) ->
     assert done.returncode == 1
     assert not trace.exists()
     (line,) = done.stderr.splitlines()
+    assert line.startswith("ram-backend: ")
     assert "evil.pth" in line
     assert "refused" in line
 

@@ -211,6 +211,10 @@ def test_the_contact_sheet_gives_what_was_accepted(photos: Path, tmp_path: Path)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto((tmp_path / "sheet" / "index.html").as_uri())
         assert page.locator("#accepted").inner_text() == "12 accepted"
+        page.locator("button[data-tag='cat']").first.click()
+        chosen = [float(each.get_attribute("data-score") or 0) for each in page.locator("button.chosen").all()]
+        assert (len(chosen), chosen) == (4, sorted(chosen, reverse=True))
+        assert page.locator("#count").inner_text() == "4 photos"
         cat = page.locator("figure", has_text="cat.").first
         cat.get_by_label("accept animal").uncheck()
         page.locator("#order").select_option(label=f"{KITTEN} (4)")

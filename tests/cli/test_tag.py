@@ -15,7 +15,6 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from e2e.browser import chromium
 from PIL import Image, ImageChops
 from support.processes import wait_until
 from typer.testing import CliRunner, Result
@@ -223,23 +222,6 @@ def test_a_contact_sheet(tmp_path: Path, folder: Path) -> None:
         run("tag", sheet, "--save", sheet)  # its own photos are not tagged again
 
 
-@pytest.mark.e2e
-def test_the_contact_sheet_sorts_by_the_score_of_a_tag(tmp_path: Path, folder: Path) -> None:
-    run("tag", folder, "--top", 20, "--save", tmp_path / "sheet")
-    errors: list[str] = []
-    with chromium() as browser:
-        page = browser.new_page()
-        page.on("console", lambda message: errors.append(message.text))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto((tmp_path / "sheet" / "index.html").as_uri())
-        assert page.locator("figure").count() == 7
-        page.locator("button[data-tag='mountain']").first.click()
-        scores = [float(each.get_attribute("data-score")) for each in page.locator("button.chosen").all()]
-        assert page.locator("#count").inner_text() == f"{len(scores)} photos"
-    assert scores == sorted(scores, reverse=True)
-    assert not errors
-
-
 AT_A_TERMINAL = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
@@ -317,24 +299,6 @@ def test_wrong_options_say_what_to_do(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=said):
         run("tag", *arguments)
-
-
-def test_errors_are_one_line_and_exit_status_1(tmp_path: Path, starter_data: Path) -> None:
-    command = [sys.executable, "-m", "ram_backend", "tag", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("ram-backend: No images in")
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_command_with_the_starter_loads_no_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys; from typer.testing import CliRunner; from ram_backend.cli.main import app;"
-        f"r = CliRunner().invoke(app, ['tag', {str(CAT)!r}, '--tags', 'cat,my product name']);"
-        "assert r.exit_code == 0, r.output; print(sorted({'torch', 'transformers', 'timm'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("[]")
 
 
 def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

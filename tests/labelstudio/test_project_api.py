@@ -160,14 +160,3 @@ def test_backends(api: ProjectApi, studio: FakeLabelStudio) -> None:
         ("PATCH", "/api/ml/7", {"project": 3, "url": "http://backend:9090", "title": "starter-2"})
     ]
     assert api.backends()[0].title == "starter-2"
-
-
-def test_the_version_that_annotators_see(api: ProjectApi, studio: FakeLabelStudio) -> None:
-    studio.backend(id=7)
-    (backend,) = api.backends()
-    studio.record["model_version"] = "by hand"
-    assert api.show_version(backend, "starter-1") == "by hand"
-    assert studio.changes == []
-    assert api.show_version(backend, "starter-1", over_others=True) is None
-    assert [body.get("title", body.get("model_version")) for *_, body in studio.changes] == ["starter-1", "starter-1"]
-    assert api.settings().model_version == "starter-1"

@@ -23,7 +23,7 @@ from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
-from ram_backend.projects.project import Project, Setup, TrustedHost
+from ram_backend.projects.project import Setup, TrustedHost
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
@@ -100,15 +100,6 @@ def test_what_no_database_keeps_does_no_harm(store: ProjectCache, table: Project
     settle(store)
     assert store.problem is None
     assert {project.label_config for project in table.changes().projects} == {"<View>?</View>", CONFIG}
-
-
-def test_extra_params_come_before_attributes_and_set_options() -> None:
-    mine = ProjectOptions(tags=("cat",), threshold=0.7, per_tag={"cat": 0.8, "dog": 0.9}, top_k=9)
-    stronger = ProjectOptions(threshold=0.1, per_tag={"cat": 0.2})
-    project = Project(KEY, extra_params=stronger, admin_options=mine)
-    expected = ProjectOptions(tags=("cat",), threshold=0.1, per_tag={"cat": 0.2, "dog": 0.9}, top_k=5)
-    assert project.options(ProjectOptions(threshold=0.4, top_k=5)) == expected
-    assert project.options().top_k == 9
 
 
 def test_what_another_process_writes_is_seen(store: ProjectCache, settings: Settings, until: Until) -> None:

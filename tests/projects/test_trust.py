@@ -37,14 +37,6 @@ def test_the_first_host_is_pinned_and_no_other_gets_a_token(
     assert table.changes().trusted_host == TrustedHost(OTHER_HOST, by_command=True)
 
 
-def test_the_first_of_two_pins_holds(table: ProjectTable) -> None:
-    first = TrustedHost(HOST, by_command=False)
-    assert table.pin_host(HOST, by_command=False) == first
-    before = table.changes().change
-    assert table.pin_host(OTHER_HOST, by_command=False) == first
-    assert table.changes().change == before
-
-
 def test_a_pin_by_command_keeps_the_token_of_its_host_only(table: ProjectTable) -> None:
     with_token = TrustedHost(HOST, by_command=True, token=TOKEN)
     table.pin_host(HOST, by_command=False)
@@ -108,9 +100,6 @@ def test_the_settings_are_stronger_than_what_setup_brings(open_store: OpenStore)
     assert connection == Connection("http://label-studio:8080", "own", trusted=True)
     settle(store)
     assert store.trusted_host is None
-    store = open_store(label_studio_api_key="own")
-    theirs, mine = setup(store, hostname=OTHER_HOST), setup(store)
-    assert (store.connection(theirs).token, store.connection(mine).token) == (TOKEN, TOKEN)
 
 
 def test_a_project_stays_itself_where_browsers_get_another_address(open_store: OpenStore) -> None:

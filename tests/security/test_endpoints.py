@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from security.hosting import Line, hosting
 from support.http_server import ODD_URLS
 from support.label_studio import FakeLabelStudio
-from support.server import PROJECT, FakeJobs, choices_config, setup_body
+from support.server import CONFIG, PROJECT, FakeJobs, choices_config, setup_body
 from support.tiny_model import ColourWords, colour_model, picture
 
 from ram_backend.server import model
@@ -38,7 +38,6 @@ PATHS = [
 TIMES = int(os.environ.get("FUZZ_TIMES", "1"))  # make fuzz
 POSTED = ["/setup", "/predict", "/webhook"]
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"]
-CONFIG = choices_config("red", "green", "blue")
 CONTROLS = [
     CONFIG,
     choices_config("turquoise", "a\u0000b".replace("\0", "&#1;")),

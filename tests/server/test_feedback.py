@@ -13,7 +13,7 @@ import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import ON_BOTH_DATABASES, FakeJobs, choices_config, predict_body, setup_body
+from support.server import CONFIG, ON_BOTH_DATABASES, FakeJobs, predict_body, setup_body
 from support.tiny_model import BLUE, RED, picture
 
 from ram_backend.database.migrate import open_migrated
@@ -33,7 +33,6 @@ from ram_backend.settings import Settings
 
 pytestmark = ON_BOTH_DATABASES
 
-CONFIG = choices_config("red", "green", "blue")
 CREATED = "2026-11-22T12:30:48.123456Z"
 STAMP = int(datetime.fromisoformat(CREATED).timestamp())
 
@@ -70,10 +69,9 @@ def ledger(settings: Settings) -> Ledger:
 
 
 def test_a_correction_is_in_the_ledger_when_it_is_answered(
-    client: httpx.Client, ledger: Ledger, jobs: FakeJobs, studio: FakeLabelStudio
+    client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio
 ) -> None:
-    client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
-    key = ProjectKey(studio.url, 1, STAMP)
+    key = connect(client, studio)
     assert client.post("/webhook", json=event()).json() == {"status": "ok"}
     (kept,) = ledger.annotations(key)
     assert (kept.parsed.id, kept.parsed.task) == (1, 11)
@@ -87,9 +85,7 @@ def test_a_correction_is_in_the_ledger_when_it_is_answered(
     assert 'ram_ledger_events_total{outcome="known"} 1.0' in text
 
 
-def test_a_project_that_no_setup_has_named(
-    client: httpx.Client, ledger: Ledger, jobs: FakeJobs, studio: FakeLabelStudio
-) -> None:
+def test_a_project_that_no_setup_has_named(client: httpx.Client, ledger: Ledger, jobs: FakeJobs) -> None:
     """Nothing is kept of it; once it is connected, comparing the ledger with Label Studio brings its corrections."""
     assert "No /setup" in client.post("/webhook", json=event()).json()["message"]
     assert "No /setup" in client.post("/webhook", json=event("START_TRAINING")).json()["message"]
@@ -120,7 +116,7 @@ def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, jo
 
 
 def test_nothing_pretends_to_be_kept(
-    client: httpx.Client, ledger: Ledger, jobs: FakeJobs, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = connect(client, studio)
     monkeypatch.setattr(Ledger, "record", Mock(side_effect=DatabaseUnavailable("The database is away.")))
@@ -155,10 +151,10 @@ def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger, stu
 
 
 def test_start_training(client: httpx.Client, jobs: FakeJobs, studio: FakeLabelStudio) -> None:
-    client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
+    key = connect(client, studio)
     pressed: dict[str, Any] = {"action": "START_TRAINING", "project": {"id": 1, "created_at": CREATED}}
     assert client.post("/webhook", json=pressed).json() == {"status": "ok", "job": "j1", "message": "queued"}
-    assert jobs.asked == [(ProjectKey(studio.url, 1, STAMP), "Start Training was pressed")]
+    assert jobs.asked == [(key, "Start Training was pressed")]
     assert "names no project" in client.post("/webhook", json={"action": "START_TRAINING"}).json()["message"]
     pressed["project"] |= {"min_annotations_to_start_training": 1}
     client.post("/webhook", json=pressed)

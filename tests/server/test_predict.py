@@ -13,10 +13,9 @@ import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import choices_config, connect, predict_body, results, tags_of, ticked
+from support.server import CONFIG, choices_config, connect, predict_body, results, tags_of, ticked
 from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, picture
 
-CONFIG = choices_config("red", "green", "blue")
 Start = Callable[..., httpx.Client]
 
 
@@ -28,23 +27,6 @@ def many(studio: FakeLabelStudio, count: int) -> list[str]:
 @pytest.fixture
 def red(studio: FakeLabelStudio) -> str:
     return studio.upload("red.png", picture(RED))
-
-
-def test_confidence_next_to_the_tags(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
-    config = choices_config("red", "blue", more='<TextArea name="confidence" toName="image" editable="false"/>')
-    connect(client, studio, config)
-    (found,) = results(client, predict_body(config, [red]))
-    assert tags_of(found, "confidence") == ["red  88%"]  # sigmoid(4 * 1 - 2)
-
-
-def test_labels_are_regions_with_the_size_of_the_image(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
-    config = choices_config("red", "green", "blue", kind="RectangleLabels").replace("<Choice ", "<Label ")
-    connect(client, studio, config)
-    (found,) = results(client, predict_body(config, [red]))
-    (item,) = found["result"]
-    assert (item["original_width"], item["original_height"]) == (40, 30)
-    assert item["value"]["rectanglelabels"] == ["red"]
-    assert item["score"] == pytest.approx(0.880797)
 
 
 def test_free_tags_are_the_best_of_the_vocabulary_or_of_the_admins(

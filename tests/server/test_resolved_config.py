@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.server import choices_config
+from support.server import CONFIG, choices_config
 from support.tiny_model import identity, tiny_bundle
 
 from ram_backend.errors import LabelConfigError
@@ -21,8 +21,6 @@ from ram_backend.projects.project import Project
 from ram_backend.server.model import ModelIdentity
 from ram_backend.server.predict import scored_choices
 from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, promises, resolve_config
-
-CONFIG = choices_config("red", "green", "blue")
 
 
 def recipe(

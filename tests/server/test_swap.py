@@ -88,17 +88,6 @@ def test_a_rollback_brings_the_thresholds_back(house: Callable[..., House]) -> N
     assert there.scores() == base
 
 
-def test_other_projects_and_other_tags_stay_what_they_are(house: Callable[..., House]) -> None:
-    there = house()
-    config, other = choices_config("green", "blue"), setup_body(CONFIG, there.studio, project="2.5")
-    version, *untouched = there.scores(config)
-    named = there.client.post("/setup", json=other).json()
-    there.serve(there.make(-5.0))
-    now, *scores = there.scores(config)
-    assert (now != version, scores) == (True, untouched)
-    assert there.client.post("/setup", json=other).json() == named
-
-
 def test_new_and_dynamic_tags_have_their_version_too(house: Callable[..., House]) -> None:
     there = house()
     config = choices_config("turquoise", "blue")
