@@ -77,9 +77,7 @@ def test_address_and_token_are_needed(studio: FakeLabelStudio, monkeypatch: pyte
         (["--extra-params", '{"threshold": 7}'], ProjectOptionsError),
     ],
 )
-def test_what_can_not_be_used_changes_nothing(
-    studio: FakeLabelStudio, arguments: list[str], error: type[RamError]
-) -> None:
+def test_what_is_refused_changes_nothing(studio: FakeLabelStudio, arguments: list[str], error: type[RamError]) -> None:
     with pytest.raises(error):
         run(*arguments)
     assert studio.connected == []

@@ -79,9 +79,7 @@ def test_a_fresh_installation_is_well_and_says_how_to_get_ram() -> None:
         ("LABEL_STUDIO_URL", "http://127.0.0.1:1", "Label Studio", "LABEL_STUDIO_URL"),
     ],
 )
-def test_a_setting_that_leads_nowhere(
-    monkeypatch: pytest.MonkeyPatch, setting: str, value: str, what: str, said: str
-) -> None:
+def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, setting: str, value: str, what: str, said: str) -> None:
     monkeypatch.setenv(setting, value)
     finding = report()[what]
     assert finding.state == "bad"
@@ -186,9 +184,7 @@ def test_a_database_of_a_newer_version(database: Database) -> None:
     assert report()["database"].state == "bad"
 
 
-def test_what_the_server_refused_is_said_with_a_remedy(
-    studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_server_refused_has_a_remedy(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "refused" not in report()
     settings = load_settings(max_new_tags=1)
     with serving(create_app(settings, model=colour_model(settings))) as server:

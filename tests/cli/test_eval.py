@@ -139,9 +139,7 @@ def test_figures_are_those_of_scikit_learn(data: Path, labels: Path, tmp_path: P
     assert all("mAP" in each and "micro_f1" not in each for each in ranked.values())
 
 
-def test_clip_ranks_images_by_their_cosine_with_the_tag(
-    data: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clip_ranks_by_cosine(data: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clip, "get_model_config", lambda _: TINY_CLIP)
     model = CLIP(**TINY_CLIP).eval()
     torch.save(model.state_dict(), tmp_path / "clip.pt")

@@ -135,7 +135,7 @@ def studio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeLabe
         yield fake
 
 
-def test_photos_get_predictions_in_a_project_and_are_uploaded_once(
+def test_photos_get_predictions_and_are_uploaded_once(
     photos: Path, studio: FakeLabelStudio, with_starter: Path
 ) -> None:
     tiny_detectors.save_sam(folder_of("sam", with_starter))
@@ -169,9 +169,7 @@ def test_a_project_without_the_labels_is_left_alone(photos: Path, studio: FakeLa
     assert not studio.tasks
 
 
-def test_the_tasks_of_a_project_are_labelled_and_get_what_was_accepted(
-    photos: Path, studio: FakeLabelStudio, tmp_path: Path
-) -> None:
+def test_tasks_are_labelled_and_get_what_was_accepted(photos: Path, studio: FakeLabelStudio, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no task with a photo that can be fetched"):
         run("label", "--prompt", KITTEN, "--project", studio.project)
     for number, path in enumerate(sorted(photos.iterdir()), start=1):

@@ -55,9 +55,7 @@ def test_by_a_worker(studio: FakeLabelStudio, queue: JobTable) -> None:
     assert JobOptions.of(queue.jobs()[0].options).which == ("all", "retry-failed")
 
 
-def test_a_worker_that_has_it_is_followed(
-    studio: FakeLabelStudio, queue: JobTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_s_job_is_followed(studio: FakeLabelStudio, queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
     run("--background")
     claim = queue.claim(queue.jobs()[0].id, "here/1")
     assert claim is not None

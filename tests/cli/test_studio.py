@@ -65,9 +65,7 @@ ENDS = [sys.executable, "-c", "print('the port is taken'); raise SystemExit(3)"]
         (SLEEPS, 0, "not ready after 0 s"),
     ],
 )
-def test_a_service_that_does_not_come_up_says_why(
-    tmp_path: Path, command: list[str], seconds: float, said: str
-) -> None:
+def test_a_service_that_does_not_start_says_why(tmp_path: Path, command: list[str], seconds: float, said: str) -> None:
     service = Service("It", command, tmp_path / "log" / "it.log", os.environ)
     with pytest.raises(NotAvailable, match=said):
         service.wait_for(lambda: None, seconds)

@@ -136,9 +136,7 @@ def test_who_reaches_whom(compose: Any, variables: dict[str, str]) -> None:
     assert all(compose.content["networks"][name]["internal"] for name in ("studio-data", "backend-data"))
 
 
-def test_label_studio_may_ask_the_backend_and_no_other_internal_address(
-    compose: Any, variables: dict[str, str]
-) -> None:
+def test_label_studio_may_ask_the_backend_and_nothing_else_inside(compose: Any, variables: dict[str, str]) -> None:
     content = compose.replaced(variables)
     environment = content["services"]["label-studio"]["environment"]
     assert environment["USE_DEFAULT_BANNED_SUBNETS"] == "false"

@@ -92,9 +92,7 @@ def test_the_second_address_of_a_name_is_tried(web: HttpServer, monkeypatch: pyt
     assert Fetcher(FetchLimits(guard=AddressGuard.parse("two.example"))).get(f"http://two.example:{web.port}/a") == b"x"
 
 
-def test_cookies_proxies_and_netrc_play_no_part(
-    web: HttpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_neither_cookies_proxies_nor_netrc(web: HttpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".netrc").write_text(f"machine 127.0.0.1 login me password {SECRET}\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
@@ -108,9 +106,7 @@ def test_cookies_proxies_and_netrc_play_no_part(
         assert not {"Cookie", "Authorization", "Referer"} & set(asked.headers)
 
 
-def test_tls_is_checked_against_the_name_though_the_address_is_pinned(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_tls_is_checked_against_the_name_and_not_the_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=photos.example"
     names = ["-addext", "subjectAltName=DNS:photos.example", "-keyout", str(key), "-out", str(certificate)]

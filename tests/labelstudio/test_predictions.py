@@ -254,9 +254,7 @@ def scored(score: float, threshold: float = 0.5) -> ScoredChoice:
         ([], [scored(0.49), *[scored(0.0)] * 4000], 0.02),  # absent tags do not drown the doubtful one
     ],
 )
-def test_confidence_is_measured_from_the_threshold(
-    kept: list[ScoredChoice], others: list[ScoredChoice], confidence: float
-) -> None:
+def test_confidence_by_the_threshold(kept: list[ScoredChoice], others: list[ScoredChoice], confidence: float) -> None:
     assert np.mean(margins_of(kept, others)) == pytest.approx(confidence)
 
 

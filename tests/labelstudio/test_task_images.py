@@ -133,9 +133,7 @@ def test_internal_addresses_that_are_not_label_studio_s(images: TaskImages, stud
 # Many
 
 
-def test_order_is_kept_and_a_broken_image_costs_itself_only(
-    images: TaskImages, studio: FakeLabelStudio, elsewhere: HttpServer
-) -> None:
+def test_a_broken_image_costs_itself_only(images: TaskImages, studio: FakeLabelStudio, elsewhere: HttpServer) -> None:
     with HttpServer("127.0.0.2") as gone:
         pass
     studio.file("/data/upload/1/large.jpg", b"x" * 1001)

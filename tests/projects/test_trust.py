@@ -18,9 +18,7 @@ from ram_backend.settings import load_settings
 OpenStore = Callable[..., ProjectCache]
 
 
-def test_the_first_host_is_pinned_and_no_other_gets_a_token(
-    store: ProjectCache, table: ProjectTable, until: Until
-) -> None:
+def test_the_first_host_is_pinned_and_gets_tokens_alone(store: ProjectCache, table: ProjectTable, until: Until) -> None:
     assert store.trusted_host is None
     mine, theirs = setup(store), setup(store, hostname=OTHER_HOST)
     settle(store)
@@ -58,9 +56,7 @@ def test_setup_pins_nothing_unless_both_are_on_loopback(open_store: OpenStore, s
     assert store.connection(project) == Connection(studio or None, TOKEN, trusted=False)
 
 
-def test_the_settings_token_goes_to_no_host_that_only_setup_named(
-    open_store: OpenStore, tmp_path: Path, until: Until
-) -> None:
+def test_the_settings_token_goes_to_no_host_of_setup(open_store: OpenStore, tmp_path: Path, until: Until) -> None:
     store = open_store(label_studio_api_key="own")
     pinned, other = setup(store), setup(store, hostname=OTHER_HOST)
     settle(store)

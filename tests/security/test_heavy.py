@@ -78,9 +78,7 @@ def test_processes_without_work_end(client: httpx.Client, monkeypatch: pytest.Mo
     assert client.post("/webhook", content=LARGE_BODY, headers=JSON).status_code == 200, "others are started"
 
 
-def test_an_image_may_take_so_much_memory(
-    client: httpx.Client, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_memory_of_an_image(client: httpx.Client, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_processes, "BYTES_PER_PIXEL", 0)
     monkeypatch.setattr(worker_processes, "OTHER_BYTES", 45_000_000)
     client.post("/setup", json=setup_body(CONFIG, studio))

@@ -67,9 +67,7 @@ def test_another_host_gets_no_token(start: Start, studio: FakeLabelStudio, elsew
     assert not any("Cookie" in each.headers for each in elsewhere.requests)
 
 
-def test_the_first_setup_pins_no_host_inside_the_network(
-    start: Start, studio: FakeLabelStudio, elsewhere: HttpServer
-) -> None:
+def test_the_first_setup_pins_no_internal_host(start: Start, studio: FakeLabelStudio, elsewhere: HttpServer) -> None:
     """Nobody has connected yet, and the settings' token leaves for nobody (a server that others can reach)."""
     client = start(host="0.0.0.0", label_studio_api_key=LEGACY)
     client.post("/setup", json=setup_body(CONFIG, studio))

@@ -42,9 +42,7 @@ def called() -> Iterator[set[str]]:
     threading.setprofile(None)
 
 
-def test_the_modules_between_a_request_and_its_tags(
-    called: set[str], client: httpx.Client, studio: FakeLabelStudio
-) -> None:
+def test_modules_from_a_request_to_its_tags(called: set[str], client: httpx.Client, studio: FakeLabelStudio) -> None:
     connect(client, studio)
     body = predict_body(CONFIG, [studio.upload("a.png", picture(RED))])
     called.clear()

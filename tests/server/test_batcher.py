@@ -202,9 +202,7 @@ def test_a_stream_of_jobs_keeps_no_image_out(batcher: Batcher, network: Gated) -
     assert done > 4
 
 
-def test_jobs_wait_for_one_late_batch_at_most(
-    batcher: Batcher, network: Gated, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_wait_for_one_late_batch(batcher: Batcher, network: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where images never stop coming, what finishes requests still gets its turn after each batch."""
     monkeypatch.setattr(batcher_module, "AGING_S", -1.0)
     order: list[str] = []

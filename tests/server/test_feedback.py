@@ -250,9 +250,7 @@ def test_closing_writes_what_waits() -> None:
     assert sorted(written) == [1000 * project + task for project in range(3) for task in range(700)]
 
 
-def test_a_database_that_stays_away_costs_records_and_no_memory(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_stays_away_costs_records_alone(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "record_shown", Mock(side_effect=DatabaseUnavailable("It is away.")))
     metrics = ServerMetrics()
     recorder = ShownLog(ledger, metrics)

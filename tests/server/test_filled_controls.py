@@ -71,9 +71,7 @@ def test_each_task_has_its_own_caption_from_its_ticked_tags(
     assert [tags_of(each) for each in found] == [["red"], [], ["blue"], []]
 
 
-def test_a_bundle_that_lacks_the_captioner_s_weights_leaves_the_control_empty(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_captioner_the_control_is_empty(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     model = colour_model(settings)
     bundle = model.known().bundle
     bundle.kind, bundle.lacks_captioner = "ram", "it was imported before they were kept"  # type: ignore[misc]

@@ -71,9 +71,7 @@ def test_snapshots_that_embed_wait_for_each_other(
     assert tags_of(answer.json()["results"][0]) == ["red"]
 
 
-def test_pieces_are_embedded_in_the_order_in_which_they_come(
-    settings: Settings, words: ColourWords, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pieces_are_embedded_in_turn(settings: Settings, words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> None:
     """A project that comes with its next piece waits for those that came before."""
     submitted: list[str] = []
 

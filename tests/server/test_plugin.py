@@ -117,9 +117,7 @@ def test_objects_of_the_second_line_know_their_version_before_the_model_is_loade
     go_on.set()
 
 
-def test_a_bundle_that_cannot_be_used_is_said_and_not_waited_for(
-    host: Callable[..., First], settings: Settings, studio: FakeLabelStudio
-) -> None:
+def test_a_bundle_that_cannot_be_used(host: Callable[..., First], settings: Settings, studio: FakeLabelStudio) -> None:
     first = host(First, InProcess(settings.model_copy(update={"bundle": "no-such-bundle"})))
     first.setup(setup_body(CONFIG, studio))
     with pytest.raises(BundleNotFound, match="no-such-bundle"):
@@ -151,9 +149,7 @@ def test_all_threads_of_a_process_share_one_model_and_a_fork_opens_its_own(
     in_process._of_process.cache_clear()
 
 
-def test_options_of_the_start_settle_what_extra_params_do(
-    host: Callable[..., First], client: httpx.Client, studio: FakeLabelStudio
-) -> None:
+def test_options_of_the_start(host: Callable[..., First], client: httpx.Client, studio: FakeLabelStudio) -> None:
     options = {"threshold": 0.05, "top_k": 2, "tags": "red,green,blue"}
     first = host(First, **options)
     first.setup(setup_body(CONFIG, studio))

@@ -29,9 +29,7 @@ def red(studio: FakeLabelStudio) -> str:
     return studio.upload("red.png", picture(RED))
 
 
-def test_free_tags_are_the_best_of_the_vocabulary_or_of_the_admins(
-    client: httpx.Client, studio: FakeLabelStudio, red: str
-) -> None:
+def test_free_tags_of_the_vocabulary_or_of_the_admins(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
     config = '<View><Image name="image" value="$image"/><TextArea name="tags" toName="image"/></View>'
     connect(client, studio, config)
     body = predict_body(config, [red])
@@ -79,9 +77,7 @@ def test_one_broken_image_costs_one_empty_prediction(client: httpx.Client, studi
     assert [(each["score"], each["result"]) for each in found] == [(1.0, [])] * len(broken)
 
 
-def test_label_studio_out_of_order_fails_the_whole_request(
-    client: httpx.Client, studio: FakeLabelStudio, red: str
-) -> None:
+def test_label_studio_out_of_order_fails_all_of_it(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
     connect(client, studio)
     for status in (500, 503, 401):
         studio.status = status

@@ -73,9 +73,7 @@ def test_changed_options_change_the_version_and_the_tags(client: httpx.Client, s
         *[({"project": name}, "expected NUMBER.CREATED") for name in ("", "x", "1.2.3")],
     ],
 )
-def test_setups_that_are_refused(
-    client: httpx.Client, studio: FakeLabelStudio, changes: dict[str, Any], said: str
-) -> None:
+def test_refused_setups(client: httpx.Client, studio: FakeLabelStudio, changes: dict[str, Any], said: str) -> None:
     answer = client.post("/setup", json=setup_body(CONFIG, studio) | changes)
     assert (answer.status_code, said in answer.json()["error"]) == (400, True)
 
@@ -224,7 +222,7 @@ def test_projects_are_known_again_after_a_restart(start: Start, studio: FakeLabe
     assert len(ticked(second, body)[0]) == 3
 
 
-def test_jobs_and_corrections_are_counted_when_somebody_looks(
+def test_jobs_and_corrections_are_counted_on_a_look(
     house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
