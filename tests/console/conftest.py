@@ -12,7 +12,7 @@ import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import choices_config, predict_body, serving, setup_body
+from support.server import annotation_event, choices_config, predict_body, serving, setup_body
 from support.tiny_model import BLUE, NEW, RED, ColourWords, colour_model, picture
 
 from ram_backend.console.page import mount
@@ -62,23 +62,8 @@ class Console:
         )
 
 
-def annotation(task: int, tags: list[str], image: str) -> dict[str, Any]:
-    result = [{"id": "x", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": tags}}]
-    parsed = {
-        "id": task,
-        "task": task,
-        "lead_time": 3.0,
-        "completed_by": 1,
-        "created_at": STAMP,
-        "updated_at": STAMP,
-        "result": result,
-    }
-    return {
-        "action": "ANNOTATION_CREATED",
-        "project": {"id": 1, "created_at": STAMP, "label_config": CONFIG},
-        "task": {"id": task, "data": {"image": image}},
-        "annotation": {**parsed, "was_cancelled": False, "ground_truth": False, "parent_prediction": 1},
-    }
+def annotation(task: int, tag: str, image: str) -> dict[str, Any]:
+    return annotation_event(task, tag, image=image, created=STAMP, config=CONFIG, parent_prediction=1)
 
 
 @pytest.fixture
@@ -109,6 +94,6 @@ def corrected(console: Console) -> Console:
     assert console.client.post("/setup", json=setup_body(CONFIG, console.studio, project)).status_code == 200
     assert console.client.post("/predict", json=predict_body(CONFIG, [red, red], project)).status_code == 200
     wait_until(lambda: len(console.jobs.ledger.shown(console.key)) == 2)
-    for task, tags, image in ((1, ["red"], red), (2, [HOSTILE], red), (3, ["blue"], blue)):
-        assert console.client.post("/webhook", json=annotation(task, tags, image)).status_code == 200
+    for task, tag, image in ((1, "red", red), (2, HOSTILE, red), (3, "blue", blue)):
+        assert console.client.post("/webhook", json=annotation(task, tag, image)).status_code == 200
     return console

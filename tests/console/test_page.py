@@ -61,7 +61,7 @@ def test_corrected_photos_of_a_tag(corrected: Console) -> None:
 
 def test_a_thumbnail_is_fetched_only_where_predict_fetches(corrected: Console) -> None:
     """A photo of a task that people corrected, at an internal address."""
-    event = annotation(9, ["green"], f"http://127.0.0.1:{corrected.client.base_url.port}/jobs")
+    event = annotation(9, "green", f"http://127.0.0.1:{corrected.client.base_url.port}/jobs")
     assert corrected.client.post("/webhook", json=event).status_code == 200
     answer = corrected.get(f"/projects/1.{CREATED}/photos/9?image=image")
     assert answer.status_code == 400

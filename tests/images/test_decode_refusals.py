@@ -192,17 +192,8 @@ def test_paths_that_are_no_images(tmp_path: Path, path: str, reason: str) -> Non
 
 
 def test_find_images(tmp_path: Path) -> None:
-    for name in (
-        "b.JPG",
-        "a.png",
-        "notes.txt",
-        ".hidden.jpg",
-        "sub/c.webp",
-        "sub/deep/d.tif",
-        ".cache/e.jpg",
-        "odd",
-        "x.heic",
-    ):
+    files = "b.JPG a.png notes.txt .hidden.jpg sub/c.webp sub/deep/d.tif .cache/e.jpg odd x.heic"
+    for name in files.split():
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

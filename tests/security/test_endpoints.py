@@ -176,14 +176,8 @@ def test_any_bytes_are_a_body(client: httpx.Client, path: str, body: bytes) -> N
         b'{"tasks": [{"id": ' + b"9" * 4000 + b', "data": {"image": "/data/upload/1/red.png"}}], "project": "1"}',
         b'{"action": "ANNOTATION_CREATED", "project": {"id": ' + b"9" * 4000 + b'}, "annotation": {"id": 1}}',
         b"[" * 100_000,
-        b'{"project": "1", "tasks": '
-        + b"[" * 190
-        + b"]" * 190
-        + b', "extra_params": '
-        + b'{"a":' * 90
-        + b"1"
-        + b"}" * 90
-        + b"}",
+        b'{"project": "1", "tasks": %b, "extra_params": %b}'
+        % (b"[" * 190 + b"]" * 190, b'{"a":' * 90 + b"1" + b"}" * 90),
         json.dumps({"project": "1", "extra_params": "[" * 100_000, "tasks": []}).encode(),
         json.dumps({"project": "1", "extra_params": '{"top_k": ' + "9" * 10_000 + "}", "tasks": []}).encode(),
         json.dumps({"project": "1", "tasks": []}).encode("utf-16"),

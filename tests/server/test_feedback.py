@@ -13,7 +13,7 @@ import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import CONFIG, ON_BOTH_DATABASES, FakeJobs, predict_body, setup_body
+from support.server import CONFIG, ON_BOTH_DATABASES, FakeJobs, annotation_event, predict_body, setup_body
 from support.tiny_model import BLUE, RED, picture
 
 from ram_backend.database.migrate import open_migrated
@@ -38,14 +38,7 @@ STAMP = int(datetime.fromisoformat(CREATED).timestamp())
 
 
 def event(action: str = "ANNOTATION_CREATED", number: int = 1) -> dict[str, Any]:
-    result = [{"id": "x", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": ["red"]}}]
-    annotation = {"id": number, "task": 10 + number, "created_at": CREATED, "updated_at": CREATED, "result": result}
-    return {
-        "action": action,
-        "project": {"id": 1, "created_at": CREATED, "label_config": CONFIG},
-        "task": {"id": 10 + number, "data": {"image": "/data/upload/1/a.png"}},
-        "annotation": annotation,
-    }
+    return annotation_event(number, "red", image="/data/upload/1/a.png", created=CREATED) | {"action": action}
 
 
 def connect(client: httpx.Client, studio: FakeLabelStudio) -> ProjectKey:
@@ -74,7 +67,7 @@ def test_a_correction_is_in_the_ledger_when_it_is_answered(
     key = connect(client, studio)
     assert client.post("/webhook", json=event()).json() == {"status": "ok"}
     (kept,) = ledger.annotations(key)
-    assert (kept.parsed.id, kept.parsed.task) == (1, 11)
+    assert (kept.parsed.id, kept.parsed.task) == (1, 1)
     assert list(ledger.last_events()) == [key], "under the project that `/setup` has named"
     client.post("/webhook", json=event())
     assert len(ledger.annotations(key)) == 1

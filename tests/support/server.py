@@ -73,6 +73,20 @@ ON_BOTH_DATABASES = [
 """For `pytestmark`: every test of the module runs on SQLite and on PostgreSQL."""
 
 
+def annotation_event(
+    number: int, *tags: str, image: str, created: str, config: str = CONFIG, **changes: object
+) -> dict[str, Any]:
+    """What Label Studio tells of the first annotation of task `number` of project 1."""
+    item = {"id": "x", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": list(tags)}}
+    annotation = {"id": number, "task": number, "lead_time": 3.0, "completed_by": 1, "result": [item]}
+    return {
+        "action": "ANNOTATION_CREATED",
+        "project": {"id": 1, "created_at": created, "label_config": config},
+        "task": {"id": number, "data": {"image": image}},
+        "annotation": annotation | {"created_at": created, "updated_at": created} | changes,
+    }
+
+
 def connect(client: httpx.Client, studio: FakeLabelStudio, config: str = CONFIG, **options: object) -> str:
     """The model version that `/setup` answers."""
     answer = client.post("/setup", json=setup_body(config, studio, **options))  # type: ignore[arg-type]
