@@ -11,11 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from support.commands import run
-from support.http_server import Reply
 from support.label_studio import LEGACY, FakeLabelStudio
 
 from ram_backend.cli.servers import (
@@ -27,9 +24,7 @@ from ram_backend.cli.servers import (
     open_account,
     start_label_studio,
 )
-from ram_backend.demo import familiar_first, photo_paths
 from ram_backend.errors import InputError, NotAvailable
-from ram_backend.labelstudio.client import LabelStudio
 
 SLEEPS = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
@@ -81,14 +76,6 @@ def test_progress_has_the_time_and_the_last_line(tmp_path: Path) -> None:
     assert re.fullmatch(r"It starts: \d+ s  up", shown[-1])
 
 
-def test_the_photos_begin_with_colourful_ones() -> None:
-    photos = familiar_first()
-    assert sorted(photos) == photo_paths()
-    for photo in photos[:8]:
-        with Image.open(photo) as image:
-            assert np.ptp(np.asarray(image.convert("RGB"), np.int16), axis=2).mean() > 15, photo.name
-
-
 def test_a_taken_port_is_passed_over() -> None:
     with FakeLabelStudio() as running:
         assert free_port(running.port) > running.port
@@ -124,17 +111,6 @@ def test_a_label_studio_that_runs_already_is_used_as_it_is(tmp_path: Path) -> No
         (tmp_path / "address").write_text(running.url)
         server = start_label_studio(tmp_path / "never started", tmp_path, Account(token=LEGACY), 18_080)
         assert server == Server(running.url, None)
-
-
-def test_photos_are_uploaded_as_one_form(tmp_path: Path) -> None:
-    (tmp_path / "cat.jpg").write_bytes(b"a cat")
-    with FakeLabelStudio() as running:
-        running.routes["/api/projects/1/import"] = Reply(201, b"{}")
-        LabelStudio(running.url, LEGACY).upload("/api/projects/1/import", [tmp_path / "cat.jpg"])
-        form = running.requests[-1]
-    assert form.headers["Content-Type"].startswith("multipart/form-data")
-    assert b'filename="cat.jpg"' in form.body
-    assert b"a cat" in form.body
 
 
 def test_the_command_says_how_to_get_label_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,25 +61,6 @@ def test_a_webhook_names_the_project_as_setup_does():
     assert event("annotation-created-choices-textarea-from-prediction").project_reference == "26.1795452906"
 
 
-@pytest.mark.parametrize(
-    ("name", "annotation", "task"),
-    [
-        ("annotations-created", {"id", "task", "result", "updated_at"}, {"id", "data"}),
-        ("annotations-deleted", {"id"}, None),
-        ("tasks-created", None, {"id", "data"}),
-        ("tasks-deleted", None, {"id"}),
-        ("project-updated", None, None),
-        ("start-training", None, None),
-    ],
-)
-def test_what_comes_with_other_events(name, annotation, task):
-    """Deleted ones come with their ids alone."""
-    request = event(name)
-    for found, fields in ((request.annotation_objects, annotation), (request.task_objects, task)):
-        assert bool(found) == (fields is not None)
-        assert all(set(each) == fields if fields == {"id"} else set(each) > fields for each in found)
-
-
 def test_what_is_left_out_or_odd_is_read_too():
     for field in ("schema", "label_config"):
         setup = read_request(SetupRequest, json.dumps({"project": 3, field: "<View/>"}))

@@ -127,18 +127,14 @@ def test_leftover_webhooks_are_named(studio: FakeLabelStudio) -> None:
     assert "hush" not in said
 
 
-def test_a_webhook_that_is_off_or_lacks_its_secret(studio: FakeLabelStudio) -> None:
+def test_what_is_set_wrongly_is_put_right(studio: FakeLabelStudio) -> None:
+    """A project that shows stored predictions of one version never asks for new ones (protocol section 2)."""
     studio.backend(URL)
     studio.hook(f"{URL}/webhook", is_active=False, headers={"X-Own": "1"})
+    studio.record |= {"model_version": "of-old", "show_collab_predictions": False}
     connect(studio, secret=SECRET)
     assert studio.hooks[0]["is_active"]
     assert studio.hooks[0]["headers"] == {"X-Own": "1", **SECRET}
-
-
-def test_a_version_chosen_by_hand_gives_way(studio: FakeLabelStudio) -> None:
-    """A project that shows stored predictions of one version never asks for new ones (protocol section 2)."""
-    studio.record |= {"model_version": "of-old", "show_collab_predictions": False}
-    connect(studio)
     assert studio.record["model_version"] == "starter-1"
     assert studio.record["show_collab_predictions"] is True
 
