@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from support.http_server import HttpServer
 from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
 
@@ -127,6 +128,12 @@ def table(database: Database) -> VersionTable:
 def until() -> Callable[..., None]:
     """Waits until something is so, and fails where it never is."""
     return wait_until
+
+
+@pytest.fixture
+def web() -> Iterator[HttpServer]:
+    with HttpServer() as web:
+        yield web
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,6 @@ def check(*arguments: str, **variables: str) -> tuple[int, str]:
     command, environment = [sys.executable, SCRIPT, *arguments], {**os.environ, **variables}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return run.returncode, run.stderr.strip()
-
-
-@pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as web:
-        yield web
 
 
 def test_a_server_that_is_ready(web: HttpServer) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from projects.setups import CONFIG, HOST, KEY, OTHER_HOST, TOKEN, Until, options, settle, setup
+from projects.conftest import CONFIG, HOST, KEY, OTHER_HOST, TOKEN, Until, options, settle, setup
 
 from ram_backend.database.engine import open_database
 from ram_backend.database.migrate import open_migrated
-from ram_backend.errors import InputError, ProjectNotFound, ProjectOptionsError
+from ram_backend.errors import InputError, ProjectOptionsError
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.projects.cache import ProjectCache
@@ -117,11 +117,6 @@ def test_what_another_process_writes_is_seen(store: ProjectCache, settings: Sett
         until(lambda: other.get(KEY) is not None and other.get(KEY).label_config == CONFIG)  # type: ignore[union-attr]
 
 
-def test_options_of_a_project_that_is_not_there(table: ProjectTable) -> None:
-    with pytest.raises(ProjectNotFound, match="project list"):
-        table.edit_options(KEY, options(0.5))
-
-
 def test_a_request_without_hostname_finds_its_project(store: ProjectCache) -> None:
     assert store.find(1, 1795452148) is None
     mine = setup(store)
@@ -187,28 +182,6 @@ def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) 
     settle(store)
     assert not store.connection(project).trusted
     assert store.trusted_host == TrustedHost(HOST, by_command=True)
-    store.close()
-
-
-def test_a_setup_that_comes_while_the_store_reads_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings(data_dir=tmp_path)
-    table = ProjectTable(open_migrated(settings))
-    store = ProjectCache(settings)  # no thread: each exchange is ours
-    setup(store)
-    store._exchange()
-    table.edit_options(KEY, options(0.2))
-    read = ProjectTable.changes
-
-    def read_and_be_interrupted(self: ProjectTable, since: int = -1) -> object:
-        changes = read(self, since)
-        setup(store, label_config="<View/>")
-        return changes
-
-    monkeypatch.setattr(ProjectTable, "changes", read_and_be_interrupted)
-    store._exchange()
-    (project,) = store.projects()
-    assert (project.label_config, project.admin_options) == ("<View/>", ProjectOptions(threshold=0.2))
-    assert store.pending == 1
     store.close()
 
 

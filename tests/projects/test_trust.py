@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from projects.setups import HOST, KEY, OTHER_HOST, REF, TOKEN, Until, settle, setup
+from projects.conftest import HOST, KEY, OTHER_HOST, REF, TOKEN, Until, settle, setup
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.projects.cache import ProjectCache

@@ -213,28 +213,3 @@ def test_jobs_wait_for_one_late_batch(batcher: Batcher, network: Gated, monkeypa
     last.result(30)
     assert [each.result(30) for each in jobs] == [None] * 3
     assert order == ["job after 1"] * 3
-
-
-def test_no_image_is_lost_where_many_come_while_batches_go(batcher: Batcher) -> None:
-    class Quick(Gated):
-        def encode(self, pixels: np.ndarray) -> np.ndarray:
-            return pixels[:, 0, :1, :1]
-
-    quick = Quick()
-    futures: list[list[Future[Any]]] = [[] for _ in range(8)]
-
-    def come(mine: list[Future[Any]]) -> None:
-        for number in range(1000):
-            mine += put(batcher, quick, number)
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=come, args=(mine,)) for mine in futures]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert [results(mine) for mine in futures] == [list(range(1000))] * 8

@@ -199,21 +199,6 @@ def test_setup_never_waits_for_new_words(start: Start, studio: FakeLabelStudio, 
     assert len(words.asked) == 201, "each word is embedded once"
 
 
-def test_snapshots_are_bounded_and_made_again(start: Start, studio: FakeLabelStudio) -> None:
-    client = start(max_snapshots=2)
-    image = studio.upload("a.png", picture(RED))
-    configs = [
-        choices_config("red", *["blue", "green"][:more], attributes=f'model_top_k="{top}"')
-        for more in range(3)
-        for top in (1, 2)
-    ]
-    for _ in range(2):
-        for config in configs:
-            connect(client, studio, config)
-            assert ticked(client, predict_body(config, [image])) == [["red"]]
-    assert "ram_snapshots 2.0" in client.get("/metrics").text
-
-
 def test_projects_are_known_again_after_a_restart(start: Start, studio: FakeLabelStudio) -> None:
     before = connect(start(), studio, extra_params={"threshold": 0.01})
     second = start()
