@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,11 @@ def run(*arguments: object) -> str:
 
 
 @pytest.fixture
-def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLabelStudio]:
-    with FakeLabelStudio() as there:
-        there.record |= {"label_config": CONFIG, "show_collab_predictions": True, "sampling": "Sequential sampling"}
-        monkeypatch.setenv("LABEL_STUDIO_URL", there.url)
-        monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
-        yield there
+def studio(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> FakeLabelStudio:
+    studio.record |= {"label_config": CONFIG, "show_collab_predictions": True, "sampling": "Sequential sampling"}
+    monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+    return studio
 
 
 def test_connected_and_told(studio: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,10 +99,8 @@ def test_the_api_and_a_webhook_say_the_same() -> None:
     [
         ("1970-01-01T00:00:01.000002Z", 1_000_002),
         ("1970-01-01T01:00:00+01:00", 0),
-        ("1970-01-01T00:00:01", 1_000_000),
         ("1969-12-31T00:00:00Z", 0),
         ("yesterday", 0),
-        ("0001-01-01T00:00:00+23:59", 0),
         (None, 0),
         (17, 0),
     ],
@@ -137,9 +135,6 @@ def test_numbers_may_be_digits_or_objects() -> None:
     "broken",
     [
         None,
-        "cat",
-        {},
-        {"type": "choices"},
         item(None),
         item({"a": 1}),
         item(["cat"], name=None),
@@ -149,7 +144,6 @@ def test_numbers_may_be_digits_or_objects() -> None:
         {**item(["cat"]), "type": "textarea", "value": {"text": ["cat"], "x": 1, "width": 5}},
         {**item(["cat"]), "type": "textarea", "value": {"text": ["x" * 1001, " "]}},
         {**item(["cat"]), "value": ["cat"]},
-        {**item(["cat"]), "type": ["choices"]},
     ],
 )
 def test_broken_items_are_left_out_and_others_kept(broken: object) -> None:

@@ -28,10 +28,9 @@ FILE = "/data/upload/1/a.jpg"
 
 
 @pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    with FakeLabelStudio() as studio:
-        studio.file(FILE, b"photo")
-        yield studio
+def studio(studio: FakeLabelStudio) -> FakeLabelStudio:
+    studio.file(FILE, b"photo")
+    return studio
 
 
 @pytest.fixture
@@ -105,16 +104,12 @@ def test_a_personal_access_token_that_was_revoked(studio: FakeLabelStudio) -> No
     assert PERSONAL not in str(caught.value)
 
 
-def test_a_page_that_sends_to_the_login(studio: FakeLabelStudio) -> None:
+def test_no_file_but_the_login(studio: FakeLabelStudio) -> None:
     studio.routes[FILE] = redirect(f"/user/login/?next={FILE}")
-    with pytest.raises(LabelStudioUnauthorized):
-        LabelStudio(studio.url, LEGACY).get(FILE)
-
-
-def test_a_personal_access_token_that_is_none(studio: FakeLabelStudio) -> None:
     studio.routes["/api/token/refresh/"] = Reply(status=400, body=b'{"detail": "Token is invalid"}')
-    with pytest.raises(LabelStudioUnauthorized, match="personal access token"):
-        LabelStudio(studio.url, PERSONAL).get(FILE)
+    for token, said in ((LEGACY, "legacy token"), (PERSONAL, "personal access token")):
+        with pytest.raises(LabelStudioUnauthorized, match=said):
+            LabelStudio(studio.url, token).get(FILE)
 
 
 def test_redirects_without_end(studio: FakeLabelStudio) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,10 +20,9 @@ SECRET = {"X-RAM-Webhook-Secret": "hush"}
 
 
 @pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    with FakeLabelStudio() as there:
-        there.record |= {"label_config": CONFIG, "show_collab_predictions": True, "sampling": "Sequential sampling"}
-        yield there
+def studio(studio: FakeLabelStudio) -> FakeLabelStudio:
+    studio.record |= {"label_config": CONFIG, "show_collab_predictions": True, "sampling": "Sequential sampling"}
+    return studio
 
 
 def connect(studio: FakeLabelStudio, **options: Any) -> list[tuple[str, str, bool]]:

@@ -27,11 +27,10 @@ from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 
 
 @pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    with FakeLabelStudio() as studio:
-        studio.file("/data/upload/1/a.jpg", b"uploaded")
-        studio.file("/data/local-files/", b"local")
-        yield studio
+def studio(studio: FakeLabelStudio) -> FakeLabelStudio:
+    studio.file("/data/upload/1/a.jpg", b"uploaded")
+    studio.file("/data/local-files/", b"local")
+    return studio
 
 
 @pytest.fixture
