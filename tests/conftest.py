@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from support.http_server import HttpServer
 from support.label_studio import LEGACY, FakeLabelStudio
-from support.processes import wait_until
 
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
@@ -122,12 +121,6 @@ def ledger(database: Database) -> Ledger:
 @pytest.fixture
 def table(database: Database) -> VersionTable:
     return VersionTable(database)
-
-
-@pytest.fixture
-def until() -> Callable[..., None]:
-    """Waits until something is so, and fails where it never is."""
-    return wait_until
 
 
 @pytest.fixture

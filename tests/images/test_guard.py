@@ -6,7 +6,7 @@ import pytest
 from support.http_server import ODD_URLS
 
 from ram_backend.errors import ImageRefused, SettingsError
-from ram_backend.images.guard import Address, AddressGuard, Origin, redacted
+from ram_backend.images.guard import Address, AddressGuard, Origin, is_loopback, redacted
 
 INTERNAL = """
 127.0.0.1 127.8.8.8 0.0.0.0 10.1.2.3 172.16.0.1 192.168.1.1 100.64.0.1 169.254.169.254 192.0.2.1 198.18.0.1 224.0.0.1
@@ -129,3 +129,10 @@ def test_a_url_that_parsers_read_differently_never_means_loopback(host: str) -> 
 )
 def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
     assert redacted(url) == shown
+
+
+def test_addresses_of_the_machine_itself() -> None:
+    ours = ["http://localhost:9090", "http://127.0.0.1:1", "http://[::1]:9090", "::1", "http://a.localhost"]
+    assert [
+        url for url in [*ours, "http://backend:9090", "http://10.0.0.1:9090", "http://["] if is_loopback(url)
+    ] == ours

@@ -22,7 +22,6 @@ HOST, OTHER_HOST, REF = "http://localhost:8080", "http://other:8080", "1.1795452
 KEY = ProjectKey(HOST, 1, 1795452148)
 CONFIG = '<View><Image name="image" value="$image"/><Choices name="tags" toName="image"/></View>'
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
-Until = Callable[[Callable[[], object]], None]
 
 
 def setup(store: ProjectCache, project: str = REF, **changes: Any) -> Project:

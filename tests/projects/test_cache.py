@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from projects.conftest import CONFIG, HOST, KEY, OTHER_HOST, TOKEN, Until, options, settle, setup
+from projects.conftest import CONFIG, HOST, KEY, OTHER_HOST, TOKEN, options, settle, setup
+from support.processes import wait_until
 
 from ram_backend.database.engine import open_database
 from ram_backend.database.migrate import open_migrated
@@ -102,19 +103,19 @@ def test_what_no_database_keeps_does_no_harm(store: ProjectCache, table: Project
     assert {project.label_config for project in table.changes().projects} == {"<View>?</View>", CONFIG}
 
 
-def test_what_another_process_writes_is_seen(store: ProjectCache, settings: Settings, until: Until) -> None:
+def test_what_another_process_writes_is_seen(store: ProjectCache, settings: Settings) -> None:
     setup(store)
     settle(store)
     with closing(ProjectCache(settings).start()) as other:
         assert other.projects() == store.projects()
         setup(other, "2.5", label_config="<View/>")
-        until(lambda: len(store.projects()) == 2)
+        wait_until(lambda: len(store.projects()) == 2)
         setup(other, label_config="<View>changed</View>")
-        until(lambda: store.projects()[0].label_config == "<View>changed</View>")
+        wait_until(lambda: store.projects()[0].label_config == "<View>changed</View>")
         assert setup(store, label_config="<View>changed</View>").revision == 2
         # and back again, by the process whose own last word it was
         assert setup(store).label_config == CONFIG
-        until(lambda: other.get(KEY) is not None and other.get(KEY).label_config == CONFIG)  # type: ignore[union-attr]
+        wait_until(lambda: other.get(KEY) is not None and other.get(KEY).label_config == CONFIG)  # type: ignore[union-attr]
 
 
 def test_a_request_without_hostname_finds_its_project(store: ProjectCache) -> None:
@@ -131,7 +132,7 @@ def test_a_request_without_hostname_finds_its_project(store: ProjectCache) -> No
     assert store.find(9, 9) == third, "the last one set up"
 
 
-def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
+def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ram_backend.database.engine.BUSY_S", 0.05)
     settings = load_settings(data_dir=tmp_path)
     with closing(ProjectCache(settings).start()) as store:
@@ -141,7 +142,7 @@ def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         locker.execute("BEGIN IMMEDIATE")
         assert setup(store, extra_params={"threshold": 0.3}).revision == 2
         setup(store, "2.5")
-        until(lambda: store.problem)
+        wait_until(lambda: store.problem)
         assert "locked" in (store.problem or "")
         assert store.pending == 2
         assert [project.key.id for project in store.projects()] == [1, 2]
@@ -149,14 +150,14 @@ def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert [project.key.id for project in late.projects()] == [1], "what is there can be read"
         locker.close()
         settle(store)
-        until(lambda: store.problem is None)
+        wait_until(lambda: store.problem is None)
         stored = {project.key.id: project for project in ProjectTable(open_migrated(settings)).changes().projects}
         assert stored[1].extra_params == ProjectOptions(threshold=0.3)
         assert stored[1].revision == 2
         assert 2 in stored
 
 
-def test_a_database_that_is_not_there_yet(tmp_path: Path, until: Until) -> None:
+def test_a_database_that_is_not_there_yet(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.write_text("in the way")
     settings = load_settings(data_dir=folder)
@@ -167,7 +168,7 @@ def test_a_database_that_is_not_there_yet(tmp_path: Path, until: Until) -> None:
         assert not store.connection(project).trusted, "another host may be pinned there"
         folder.unlink()
         settle(store)
-        until(lambda: store.problem is None)
+        wait_until(lambda: store.problem is None)
         assert store.connection(project).trusted
         assert ProjectTable(open_migrated(settings)).changes().projects == (project,)
 
@@ -185,28 +186,28 @@ def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) 
     store.close()
 
 
-def test_a_database_put_back_from_an_older_copy(store: ProjectCache, settings: Settings, until: Until) -> None:
+def test_a_database_put_back_from_an_older_copy(store: ProjectCache, settings: Settings) -> None:
     setup(store)
     setup(store, "2.5")
     settle(store)
     with open_database(settings).writing() as session:
         session.connection().exec_driver_sql("DELETE FROM projects WHERE project_id = 2")
         session.connection().exec_driver_sql("UPDATE backend SET change = 1")
-    until(lambda: [project.key.id for project in store.projects()] == [1])
+    wait_until(lambda: [project.key.id for project in store.projects()] == [1])
     setup(store, "2.5")
     settle(store)
     assert len(ProjectTable(open_migrated(settings)).changes().projects) == 2
 
 
 @pytest.mark.service
-def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: Until) -> None:
+def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path, database_url=cluster.new_database())
     with closing(ProjectCache(settings).start()) as store:
         setup(store)
         settle(store)
         cluster.stop()
         try:
-            until(lambda: store.problem)
+            wait_until(lambda: store.problem)
             assert "RAM_DATABASE_URL" in (store.problem or "")
             assert setup(store, label_config="<View/>").revision == 2
             assert setup(store, "2.5").revision == 1
@@ -218,7 +219,7 @@ def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: 
         finally:
             cluster.start()
         settle(store)
-        until(lambda: store.problem is None)
+        wait_until(lambda: store.problem is None)
         stored = ProjectTable(open_migrated(settings)).changes().projects
         assert [project.label_config for project in stored] == ["<View/>", CONFIG]
 
@@ -266,7 +267,7 @@ def test_processes_that_start_at_once_migrate_once_and_agree(settings: Settings)
 
 
 def test_tokens_are_neither_shown_nor_logged(
-    settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, until: Until
+    settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with closing(ProjectCache(settings).start()) as store:
@@ -277,7 +278,7 @@ def test_tokens_are_neither_shown_nor_logged(
             setup(store, extra_params={"threshold": 3}, access_token=TOKEN[::-1])
         monkeypatch.setattr(ProjectTable, "apply", lambda *_: 1 / 0)
         setup(store, label_config="<View/>")
-        until(lambda: store.problem)
+        wait_until(lambda: store.problem)
         assert "ZeroDivisionError" in (store.problem or "")
     everything = " ".join([*shown, str(caught.value), caplog.text, (store.problem or "")])
     assert "ZeroDivisionError" in caplog.text
@@ -285,7 +286,7 @@ def test_tokens_are_neither_shown_nor_logged(
     assert TOKEN[::-1] not in everything
 
 
-def test_what_another_process_evicts_is_gone_unless_it_was_used(tmp_path: Path, until: Until) -> None:
+def test_what_another_process_evicts_is_gone_unless_it_was_used(tmp_path: Path) -> None:
     own = load_settings(data_dir=tmp_path, max_projects=3)
     table = ProjectTable(open_migrated(own))
     shown = ShownPrediction(task_id=1, model_version="v", shown_at=datetime.now(UTC))
@@ -293,9 +294,9 @@ def test_what_another_process_evicts_is_gone_unless_it_was_used(tmp_path: Path, 
     with closing(ProjectCache(own).start()) as first, closing(ProjectCache(own).start()) as second:
         for number in (1, 2, 3):
             setup(first, f"{number}.5")
-        until(lambda: len(second.projects()) == 3)
+        wait_until(lambda: len(second.projects()) == 3)
         setup(second, "4.5", hostname=OTHER_HOST)
-        until(lambda: [key.id for key in sorted(table.keys())] == [2, 3, 4])
-        until(lambda: {each.key.id for each in first.projects()} == {2, 3, 4})
+        wait_until(lambda: [key.id for key in sorted(table.keys())] == [2, 3, 4])
+        wait_until(lambda: {each.key.id for each in first.projects()} == {2, 3, 4})
         assert (first.evicted, second.evicted) == (0, 1)
         assert not table.remove(ProjectKey(HOST, 2, 5)), "it was shown"

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from projects.conftest import HOST, KEY, OTHER_HOST, REF, TOKEN, Until, settle, setup
+from projects.conftest import HOST, KEY, OTHER_HOST, REF, TOKEN, settle, setup
+from support.processes import wait_until
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.projects.cache import ProjectCache
@@ -18,7 +19,7 @@ from ram_backend.settings import load_settings
 OpenStore = Callable[..., ProjectCache]
 
 
-def test_the_first_host_is_pinned_and_gets_tokens_alone(store: ProjectCache, table: ProjectTable, until: Until) -> None:
+def test_the_first_host_is_pinned_and_gets_tokens_alone(store: ProjectCache, table: ProjectTable) -> None:
     assert store.trusted_host is None
     mine, theirs = setup(store), setup(store, hostname=OTHER_HOST)
     settle(store)
@@ -27,7 +28,7 @@ def test_the_first_host_is_pinned_and_gets_tokens_alone(store: ProjectCache, tab
     assert (trusted.base_url, trusted.token, trusted.trusted) == (HOST, TOKEN, True)
     assert (other.base_url, other.token, other.trusted) == (OTHER_HOST, TOKEN, False), "its own token, under the guard"
     table.pin_host(OTHER_HOST)
-    until(lambda: store.trusted_host == TrustedHost(OTHER_HOST, by_command=True))
+    wait_until(lambda: store.trusted_host == TrustedHost(OTHER_HOST, by_command=True))
     assert not store.connection(mine).trusted
     assert store.connection(theirs).token == TOKEN
     setup(store)
@@ -56,14 +57,14 @@ def test_setup_pins_nothing_unless_both_are_on_loopback(open_store: OpenStore, s
     assert store.connection(project) == Connection(studio or None, TOKEN, trusted=False)
 
 
-def test_the_settings_token_goes_to_no_host_of_setup(open_store: OpenStore, tmp_path: Path, until: Until) -> None:
+def test_the_settings_token_goes_to_no_host_of_setup(open_store: OpenStore, tmp_path: Path) -> None:
     store = open_store(label_studio_api_key="own")
     pinned, other = setup(store), setup(store, hostname=OTHER_HOST)
     settle(store)
     assert store.connection(pinned) == Connection(HOST, TOKEN, trusted=True)
     assert store.connection(other) == Connection(OTHER_HOST, TOKEN, trusted=False)
     ProjectTable(open_migrated(load_settings(data_dir=tmp_path))).pin_host(HOST)
-    until(lambda: store.connection(pinned).token == "own")
+    wait_until(lambda: store.connection(pinned).token == "own")
     assert store.connection(other).token == TOKEN
 
 

@@ -43,7 +43,7 @@ GUARDED = {
     "server/handlers.py": (
         "server/test_feedback.py",
         "server/test_late.py",
-        "server/test_new_tags.py",
+        "server/test_snapshots.py",
         "server/test_swap.py",
         HOSTILE,
     ),

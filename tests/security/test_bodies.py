@@ -12,6 +12,7 @@ import httpx
 import pytest
 from security.hosting import Line
 from support.label_studio import FakeLabelStudio
+from support.processes import wait_until
 from support.server import choices_config, predict_body, setup_body
 from support.tiny_model import RED, picture
 
@@ -74,7 +75,7 @@ def test_a_body_that_goes_on_after_its_refusal(start: Start) -> None:
     assert answer.status_code == 401
 
 
-def test_large_bodies_together(start: Start, until: Callable[..., None]) -> None:
+def test_large_bodies_together(start: Start) -> None:
     """One of five is refused, whichever crosses the limit of them all; what it held is free again."""
     client = start(max_body_bytes=2_000_000, request_seconds=60)
     with ExitStack() as stack:
@@ -90,7 +91,7 @@ def test_large_bodies_together(start: Start, until: Callable[..., None]) -> None
         for line in lines.values():
             line.send(b" " * 99_998 + b"{}")
             assert line.answer()[0] == 200
-    until(lambda: client.post("/webhook", content=b" " * 1_900_000 + b"{}", headers=JSON).status_code == 200)
+    wait_until(lambda: client.post("/webhook", content=b" " * 1_900_000 + b"{}", headers=JSON).status_code == 200)
 
 
 def test_others_are_served_meanwhile(start: Start, studio: FakeLabelStudio) -> None:

@@ -1,20 +1,102 @@
-"""LRU caches: the latest results and image clients stay, failures are tried again."""
+"""Snapshots: an LRU cache of futures; new tags of one project are embedded beside, and take nobody's place."""
 
 from __future__ import annotations
 
 import gc
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+from unittest.mock import Mock
 
+import httpx
 import pytest
-from support.server import House
+from support.label_studio import FakeLabelStudio
+from support.processes import wait_until
+from support.server import House, choices_config, predict_body, setup_body, tags_of
+from support.tiny_model import RED, ColourWords, colour_model, picture
 
+from ram_backend.errors import TextEncoderUnavailable
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
-from ram_backend.server import services as services_module
-from ram_backend.server import snapshots
+from ram_backend.server import model, services, snapshots
 from ram_backend.server.snapshots import FutureLRU
+from ram_backend.settings import Settings
+
+Start = Callable[..., httpx.Client]
+KNOWN, DYNAMIC = choices_config("red", "green"), choices_config("red", attributes='value="$options"')
+
+
+def new_words(count: int, word: str = "word") -> str:
+    return choices_config(*[f"{word} {number}" for number in range(count)])
+
+
+def test_known_tags_wait_for_nobodys_new_ones(start: Start, studio: FakeLabelStudio, words: ColourWords) -> None:
+    words.go_on.clear()
+    client, red = start(), studio.upload("a.png", picture(RED))
+    for number in range(2, 7):
+        assert client.post("/setup", json=setup_body(new_words(number), studio, f"{number}.1")).status_code == 200
+    client.post("/setup", json=setup_body(KNOWN, studio, "1.1"))
+    answer = client.post("/predict", json=predict_body(KNOWN, [red], "1.1"))
+    words.go_on.set()
+    assert tags_of(answer.json()["results"][0]) == ["red"]
+
+
+def test_new_tags_have_a_limit(start: Start, studio: FakeLabelStudio) -> None:
+    client, red = start(max_new_tags=5), studio.upload("a.png", picture(RED))
+    assert client.post("/setup", json=setup_body(new_words(5), studio)).status_code == 200
+    refused = client.post("/setup", json=setup_body(new_words(6), studio))
+    body = predict_body(DYNAMIC, [red])
+    body["tasks"][0]["data"]["options"] = [f"option {number}" for number in range(6)]
+    for answer in (refused, client.post("/predict", json=body)):
+        assert (answer.status_code, "RAM_MAX_NEW_TAGS" in answer.text) == (400, True)
+    assert 'ram_refused_total{what="new_tags"} 2.0' in client.get("/metrics").text
+
+
+def test_setup_says_why_new_tags_are_not_embedded(
+    start: Start, studio: FakeLabelStudio, words: ColourWords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words, "embed", Mock(side_effect=TextEncoderUnavailable("Its weights are not here.")))
+    client, body = start(), setup_body(new_words(3), studio)
+    wait_until(lambda: client.post("/setup", json=body).status_code == 503)
+    assert client.post("/setup", json=body).json()["error"] == "Its weights are not here."
+
+
+def test_snapshots_that_embed_wait_for_each_other(
+    start: Start, studio: FakeLabelStudio, words: ColourWords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "EMBEDDED_AT_ONCE", 1)
+    words.go_on.clear()
+    client, red = start(), studio.upload("a.png", picture(RED))
+    for number in range(2, 7):
+        body = setup_body(choices_config("red", f"word {number}"), studio, f"{number}.1")
+        assert client.post("/setup", json=body).status_code == 200
+    words.go_on.set()
+    answer = client.post("/predict", json=predict_body(choices_config("red", "word 6"), [red], "6.1"))
+    assert tags_of(answer.json()["results"][0]) == ["red"]
+
+
+def test_pieces_are_embedded_in_turn(settings: Settings, words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project that comes with its next piece waits for those that came before."""
+    submitted: list[str] = []
+
+    class Threads(ThreadPoolExecutor):
+        def submit(self, work: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
+            future = super().submit(work, *args, **named)
+            submitted.extend(*args)
+            return future
+
+    monkeypatch.setattr(model, "CHUNK", 1)
+    monkeypatch.setattr(model, "ThreadPoolExecutor", Threads)
+    words.go_on.clear()
+    loaded = colour_model(settings)
+    encoder = loaded.text_encoder
+    with ThreadPoolExecutor(2) as projects:
+        for name in ("many", "few"):
+            projects.submit(encoder.embed, [name] * 3)
+            wait_until(lambda name=name: name in submitted)
+        words.go_on.set()
+    assert words.asked[:2] == ["many", "few"]
 
 
 def test_the_latest_results_stay() -> None:
@@ -41,13 +123,12 @@ def test_a_failure_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_latest_clients_stay(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services_module, "CLIENTS", 1)
+    monkeypatch.setattr(services, "CLIENTS", 1)
     there = house()
     there.scores()
-    services = there.services
-    project = services.store.get(there.key)
-    first = weakref.ref(services.task_images(project))
-    assert services.task_images(project) is first()
-    services.task_images(Project(ProjectKey("http://elsewhere.example", there.key.id, 0)))
+    project, images_of = there.services.store.get(there.key), there.services.task_images
+    first = weakref.ref(images_of(project))
+    assert images_of(project) is first()
+    images_of(Project(ProjectKey("http://elsewhere.example", there.key.id, 0)))
     gc.collect()
     assert first() is None
