@@ -1,26 +1,15 @@
-"""The app as `ram-backend serve` hosts it, and clients that write bytes of their own."""
+"""Clients that write bytes of their own, and the memory that they cost."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-from contextlib import AbstractContextManager
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Self
 
 import httpx
-from fastapi import FastAPI
-from support.server import serving
-
-from ram_backend.server.uvicorn_runner import server_config
-from ram_backend.settings import Settings
-
-
-def hosting(app: FastAPI, settings: Settings) -> AbstractContextManager[httpx.Client]:
-    """The app behind the product's own configuration of uvicorn."""
-    return serving(app, config=server_config(app, settings))
 
 
 class Line:

@@ -21,10 +21,10 @@ import pytest
 from contract.recorded import body
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from security.hosting import Line, hosting
+from security.hosting import Line
 from support.http_server import ODD_URLS
 from support.label_studio import FakeLabelStudio
-from support.server import CONFIG, PROJECT, FakeJobs, choices_config, setup_body
+from support.server import CONFIG, PROJECT, FakeJobs, choices_config, serving, setup_body
 from support.tiny_model import ColourWords, colour_model, picture
 
 from ram_backend.server import model
@@ -89,7 +89,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         studio = stack.enter_context(FakeLabelStudio())
         studio.upload("red.png", picture((255, 0, 0)))
         app = create_app(own, jobs=FakeJobs(), model=colour_model(own))
-        client = stack.enter_context(hosting(app, own))
+        client = stack.enter_context(serving(app))
         assert client.post("/setup", json=setup_body(CONFIG, studio)).status_code == 200
         yield client
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from hypothesis import given
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from support.server import serving
 
 from ram_backend.server.middleware import LONGEST_REASON, as_reason, problem
-from ram_backend.server.uvicorn_runner import ReasonPhraseProtocol
 
 BODY = '"\r\nHTTP/1.1 400 x\r\nx-reason: from the body\r\n\r\n"'
 
@@ -31,7 +29,7 @@ def address() -> Iterator[str]:
     def fine() -> JSONResponse:
         return JSONResponse({"text": BODY})
 
-    with serving(app, config=uvicorn.Config(app, http=ReasonPhraseProtocol, log_config=None)) as client:
+    with serving(app) as client:
         yield str(client.base_url).rstrip("/")
 
 

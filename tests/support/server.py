@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.job import JobOptions
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.server.uvicorn_runner import bind
-from ram_backend.settings import Settings
+from ram_backend.server.uvicorn_runner import bind, server_config
+from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.table import VersionTable
 from support.label_studio import LEGACY, FakeLabelStudio
@@ -218,10 +218,10 @@ class House:
 
 
 @contextmanager
-def serving(app: FastAPI, *, config: uvicorn.Config | None = None) -> Iterator[httpx.Client]:
-    """The app on a real uvicorn at a free port, in a thread; a client that asks it."""
+def serving(app: FastAPI) -> Iterator[httpx.Client]:
+    """The app on uvicorn as `ram-backend serve` has it, at a free port, in a thread; a client that asks it."""
     listening = bind("127.0.0.1", 0)
-    server = uvicorn.Server(config or uvicorn.Config(app, log_config=None, access_log=False))
+    server = uvicorn.Server(server_config(app, load_settings(drain_seconds=5)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
