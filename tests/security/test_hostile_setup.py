@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -14,12 +13,11 @@ from security.hosting import Line, MemoryWatch, resident_bytes
 from support.http_server import HttpServer, Reply
 from support.label_studio import LEGACY, FakeLabelStudio
 from support.server import PROJECT, choices_config, predict_body, setup_body, tags_of
-from support.tiny_model import RED, picture
+from support.tiny_model import RED, inline, picture
 
 Start = Callable[..., httpx.Client]
 CONFIG = choices_config("red", "green")
 ELSEWHERE = "2.1795452148"
-DATA_URI = f"data:image/png;base64,{base64.b64encode(picture(RED)).decode()}"
 
 
 @pytest.fixture
@@ -193,7 +191,7 @@ def invented(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def use(client: httpx.Client, number: int) -> None:
-    answer = client.post("/predict", json=predict_body(CONFIG, [DATA_URI], f"{number}.1795452148"))
+    answer = client.post("/predict", json=predict_body(CONFIG, [inline(RED)], f"{number}.1795452148"))
     assert tags_of(answer.json()["results"][0]) == ["red"]
 
 

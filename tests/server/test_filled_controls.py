@@ -32,9 +32,9 @@ BOXES = (
 MASKS = BOXES.replace("RectangleLabels", "BrushLabels").replace("model_boxes", "model_masks")
 TESTS = Path(__file__).parents[1]
 TAG_ONLY = """
-import base64, sys
+import sys
 from support.server import serving, predict_body, choices_config
-from support.tiny_model import RED, colour_model, picture
+from support.tiny_model import RED, colour_model, inline
 from ram_backend.server.app import create_app
 from ram_backend.settings import load_settings
 settings = load_settings()
@@ -42,8 +42,7 @@ with serving(create_app(settings, model=colour_model(settings))) as client:
     config = choices_config("red")
     body = {"project": "1.1", "schema": config, "hostname": "", "access_token": "", "extra_params": None}
     assert client.post("/setup", json=body).status_code == 200
-    image = "data:image/png;base64," + base64.b64encode(picture(RED)).decode()
-    answer = client.post("/predict", json=predict_body(config, [image], "1.1"))
+    answer = client.post("/predict", json=predict_body(config, [inline(RED)], "1.1"))
     assert answer.status_code == 200, answer.text
 assert not [name for name in sys.modules if name.startswith(("ram_backend.captions", "transformers", "torch"))]
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
 from support.server import choices_config, connect, predict_body, results, setup_body, tags_of
 from support.stock_host import FOLDER, PROGRAM, needs_stock_host
-from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, ColourWords, colour_model, identity, picture
+from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, ColourWords, colour_model, identity, inline, picture
 
 from ram_backend.database.engine import open_database
 from ram_backend.errors import BundleNotFound, InputError, ProjectOptionsError
@@ -59,10 +58,6 @@ def asked(images: list[str], config: str = CONFIG) -> dict[str, Any]:
 
 def uploaded(studio: FakeLabelStudio) -> list[str]:
     return [studio.upload(f"{number}.png", picture(colour)) for number, colour in enumerate(COLOURS)]
-
-
-def inline(colour: tuple[int, int, int]) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture(colour)).decode()
 
 
 def best(predictions: list[dict[str, Any]]) -> list[str]:

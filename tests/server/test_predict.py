@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import random
 import threading
@@ -14,7 +13,7 @@ import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
 from support.server import CONFIG, choices_config, connect, predict_body, results, tags_of, ticked
-from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, picture
+from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, inline, picture
 
 Start = Callable[..., httpx.Client]
 
@@ -151,8 +150,7 @@ def test_several_controls_and_images(client: httpx.Client, studio: FakeLabelStud
 
 
 def test_a_project_that_never_said_setup(client: httpx.Client) -> None:
-    uri = "data:image/png;base64," + base64.b64encode(picture(RED)).decode()
-    body = predict_body(CONFIG, [uri], "77.1")
+    body = predict_body(CONFIG, [inline(RED)], "77.1")
     assert ticked(client, body)[0] == ["red"]
     del body["project"]
     assert ticked(client, body)[0] == ["red"]

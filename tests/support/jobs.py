@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +15,7 @@ from ram_backend.labelstudio.annotations import read_annotation
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
-from support.tiny_model import picture
+from support.tiny_model import inline
 
 KEY = ProjectKey("http://127.0.0.1:1", 7, 1_795_452_148)
 OTHER = ProjectKey("http://127.0.0.1:1", 8, 1_795_452_149)
@@ -59,8 +58,7 @@ def statement(
 
 def picture_of(number: int) -> str:
     """A small picture in a task's data itself; another one for each number."""
-    data = picture((37 * number % 256, 101 * number % 256, 173 * number % 256), (12, 8))
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return inline((37 * number % 256, 101 * number % 256, 173 * number % 256), (12, 8))
 
 
 def correct(database: Database, *numbers: int, key: ProjectKey = KEY, second: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import threading
 import time
@@ -120,6 +121,11 @@ def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), form
     data = io.BytesIO()
     Image.new("RGB", size, colour).save(data, format)
     return data.getvalue()
+
+
+def inline(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> str:
+    """A picture as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(picture(colour, size)).decode()}"
 
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
