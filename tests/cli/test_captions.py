@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from models import reference, tiny
+from models import tiny
 from typer.testing import CliRunner
 
 from ram_backend.cli.main import app
 from ram_backend.demo import photo_paths
-from ram_backend.errors import InputError
 from ram_backend.models.importing import import_checkpoint
 from ram_backend.settings import load_settings
 
@@ -21,16 +20,9 @@ def lines(*arguments: object) -> list[dict]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def import_tag2text(folder: Path, name: str, *, captioner: bool = True) -> None:
-    state = tiny.captioning_state("tag2text")
-    if not captioner:
-        state = {key: value for key, value in state.items() if not reference.is_caption_key(key)}
-    file, tags = tiny.write(folder, "tag2text", state)
-    import_checkpoint(file, tags, name=name, bundles_dir=load_settings().bundles_dir, **tiny.options("tag2text"))
-
-
 def test_each_image_has_a_caption_of_the_model(tmp_path: Path) -> None:
-    import_tag2text(tmp_path, "small")
+    file, tags = tiny.write(tmp_path, "tag2text", tiny.captioning_state("tag2text"))
+    import_checkpoint(file, tags, name="small", bundles_dir=load_settings().bundles_dir, **tiny.options("tag2text"))
     photos = photo_paths()[:3]
     asked = ["--bundle", "small", "--device", "cpu", "--caption", "--max-length", 15]
     found = lines(*photos, *asked)
@@ -40,12 +32,6 @@ def test_each_image_has_a_caption_of_the_model(tmp_path: Path) -> None:
     longer = lines(photos[0], *asked[:-1], 40, "--beams", 1)[0]["caption"]
     assert len(longer.split()) > len(found[0]["caption"].split())
     assert "caption" not in lines(photos[0], *asked[:4])[0]
-
-
-def test_a_bundle_without_the_weights_says_what_to_do(tmp_path: Path) -> None:
-    import_tag2text(tmp_path, "lacking", captioner=False)
-    with pytest.raises(InputError, match="can't write captions: the imported file had none: import the authors' file"):
-        lines(photo_paths()[0], "--bundle", "lacking", "--device", "cpu", "--caption")
 
 
 @pytest.mark.usefixtures("with_starter")

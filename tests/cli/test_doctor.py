@@ -93,11 +93,7 @@ def test_a_starter_of_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report()["RAM_BUNDLE"].state == "ok"
     monkeypatch.setattr(sys.modules["ram_backend.cli.doctor"], "starter_digest", lambda: "0" * 64)
     finding = report()["RAM_BUNDLE"]
-    assert (finding.state, "another release" in finding.found, "remove" in finding.remedy) == (
-        "note",
-        True,
-        True,
-    )
+    assert (finding.state, "another release" in finding.found, "remove" in finding.remedy) == ("note", True, True)
 
 
 def test_label_studio_without_a_token(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,11 +139,7 @@ def test_secret_and_backend(connected: FakeLabelStudio, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("pinned", "state", "remedy"),
     [
-        (
-            "http://localhost:1",
-            "bad",
-            "set LABEL_STUDIO_URL to its address as this machine sees it; `localhost`",
-        ),
+        ("http://localhost:1", "bad", "set LABEL_STUDIO_URL to its address as this machine sees it; `localhost`"),
         ("http://elsewhere:8080", "note", "pin-host"),
     ],
 )

@@ -18,12 +18,7 @@ ORIENTATION = 0x0112
 
 
 def decode(data: bytes | Path, **changes: Any) -> Image.Image:
-    options: dict[str, Any] = {
-        "exif_orientation": True,
-        "alpha": "white",
-        "max_pixels": 100_000_000,
-        "max_bytes": 100_000_000,
-    }
+    options = {"exif_orientation": True, "alpha": "white", "max_pixels": 100_000_000, "max_bytes": 100_000_000}
     return images.decode(data, **(options | changes))[0]
 
 
@@ -49,18 +44,9 @@ def four_colours(width: int = 4, height: int = 2) -> Image.Image:
 
 def turned(orientation: int) -> Image.Image:
     """The stored pixels for which this orientation gives `four_colours()` upright."""
-    upright = four_colours()
-    stored = {
-        1: upright,
-        2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        3: upright.rotate(180),
-        4: upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
-        5: upright.transpose(Image.Transpose.TRANSPOSE),
-        6: upright.rotate(90, expand=True),  # the camera was turned: the file has to be turned clockwise
-        7: upright.transpose(Image.Transpose.TRANSVERSE),
-        8: upright.rotate(-90, expand=True),
-    }
-    return stored[orientation]
+    how, upright = Image.Transpose, four_colours()
+    stored = (how.FLIP_LEFT_RIGHT, how.ROTATE_180, how.FLIP_TOP_BOTTOM, how.TRANSPOSE, how.ROTATE_90, how.TRANSVERSE)
+    return upright if orientation == 1 else upright.transpose((*stored, how.ROTATE_270)[orientation - 2])
 
 
 def exif_of(orientation: int) -> Image.Exif:

@@ -8,19 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from images.pictures import (
-    BLUE,
-    GREEN,
-    RED,
-    WHITE,
-    corners,
-    decode,
-    encoded,
-    exif_of,
-    four_colours,
-    tiff,
-    turned,
-)
+from images.pictures import BLUE, GREEN, RED, WHITE, corners, decode, encoded, exif_of, four_colours, tiff, turned
 from PIL import Image, features
 
 LOSSLESS = {"lossless": True}

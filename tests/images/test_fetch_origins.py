@@ -11,10 +11,7 @@ import pytest
 from images.fetching import QUERY, SECRET, fetcher, resolve
 from support.http_server import HttpServer, Reply, redirect
 
-from ram_backend.errors import (
-    ImageRefused,
-    ImageUnreachable,
-)
+from ram_backend.errors import ImageRefused, ImageUnreachable
 from ram_backend.images.fetch import Fetcher, FetchLimits
 from ram_backend.images.guard import AddressGuard
 
