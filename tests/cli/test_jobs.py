@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from support.commands import connect, json_lines, run
@@ -90,19 +89,6 @@ def test_progress_in_words(changes: dict[str, object], said: str) -> None:
 
 
 @pytest.mark.service
-def test_worker_starts_and_stops(queue: JobTable) -> None:
-    command = [sys.executable, "-m", "ram_backend", "worker"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert "waits for jobs" in process.stdout.readline()
-    wait_until(lambda: _handles(process.pid, signal.SIGTERM))
-    process.send_signal(signal.SIGTERM)
-    said, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert "Worker stopped." in said
-
-
-@pytest.mark.service
 def test_serve_with_a_worker(with_starter: object, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     """Both end together; a worker that is killed is started again."""
     command = [sys.executable, "-m", "ram_backend", "serve", "--port", "0", "--with-worker"]
@@ -133,12 +119,6 @@ def _worker_of(server: int, but: int | None = None) -> int:
     pid = found()
     assert pid is not None
     return pid
-
-
-def _handles(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
 
 
 def test_schedules_are_set_listed_and_removed(queue: JobTable) -> None:
