@@ -27,22 +27,14 @@ PLAIN = '<Choice value="cat"/><Choice value="dog"/><Choice value="tree"/>'
 CONFIGS = {
     "multiple": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="multiple">{PLAIN}</Choices></View>',
     "single": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="single">{PLAIN}</Choices></View>',
-    "radio": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="single-radio">{PLAIN}</Choices>{AREA}</View>',
-    "lines": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="multiple">{PLAIN}</Choices>{AREA}</View>',
     "rectangles": f"<View>{IMAGE}{TAGS}{PLAIN}</Choices>{RECTANGLES}</View>",
     "aliases": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="multiple"><Choice value="Cat" alias="c"/>'
     f'<Choice value="Dog" alias=""/><Choice value="Car" predicted_values="jeep,cab"/></Choices>{AREA}</View>',
     "nested in layout": f"<View>{IMAGE}{TAGS}<View>{PLAIN}</View></Choices></View>",
     "taxonomy": f'<View>{IMAGE}<Taxonomy name="tags" toName="image"><Choice value="animal" alias="A">'
     f'<Choice value="cat"/></Choice><Choice value="sky"/></Taxonomy>{AREA}</View>',
-    "dynamic": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="multiple" value="$options"/>{AREA}</View>',
-    "two images": '<View><Image name="a" value="$image1"/><Image name="b" value="$image2"/>'
-    f'<Choices name="x" toName="a">{PLAIN}</Choices>'
-    f'<Choices name="y" toName="b" choice="multiple">{PLAIN}</Choices></View>',
     "regions": f'<View>{IMAGE}<RectangleLabels name="tags" toName="image"><Label value="cat"/>'
     f'<Label value="Dog" alias="d"/></RectangleLabels>{AREA}</View>',
-    "labels and rectangle": f'<View>{IMAGE}<Labels name="tags" toName="image"><Label value="cat"/><Label value="dog"/>'
-    '</Labels><Rectangle name="where" toName="image"/></View>',
     "dynamic labels": f'<View>{IMAGE}<RectangleLabels name="tags" toName="image" value="$options"/></View>',
     "free tags": f'<View>{IMAGE}<TextArea name="tags" toName="image" editable="true"/>{AREA}</View>',
     "recorded": body("webhook-annotation-created-choices-textarea-from-prediction")["project"]["label_config"],
