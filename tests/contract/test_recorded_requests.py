@@ -10,7 +10,6 @@ from contract.recorded import NAMES, body, wire
 from ram_backend.errors import InputError
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, WebhookRequest, read_request
-from ram_backend.labelstudio.schema import image_reference
 from ram_backend.projects.keys import parse_project
 
 WEBHOOKS = [name for name in NAMES if name.startswith("webhook-")]
@@ -37,16 +36,6 @@ def test_setup_brings_extra_params_as_object_string_or_null(kind, params):
         "cat",
         "dog",
     ]
-
-
-@pytest.mark.parametrize("name", PREDICTS)
-def test_predict_brings_tasks_in_order_with_the_config(name):
-    request = read_request(PredictRequest, wire(name))
-    assert [task.id for task in request.tasks] == [task["id"] for task in body(name)["tasks"]]
-    schema = parse_label_config(request.label_config or "")
-    for task in request.tasks:
-        reference = image_reference(schema.tag_controls[0], task.data)
-        assert reference == task.data["image"]
 
 
 @pytest.mark.parametrize("name", WEBHOOKS)

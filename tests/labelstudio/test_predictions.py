@@ -215,14 +215,6 @@ def test_free_tags_are_lines_best_first_and_no_more_than_asked() -> None:
     assert (item["type"], item["value"]) == ("textarea", {"text": ["red chair", "sofa"]})
 
 
-def test_the_score_falls_where_a_tag_is_close_to_its_threshold() -> None:
-    given_scores = (of(0.99, 0.02, 0.01, 0.0), of(0.99, 0.49, 0.01, 0.0), of(0.51, 0.49, 0.01, 0.0))
-    sure, close, barely = (predict(TAGS, scores)["score"] for scores in given_scores)
-    assert sure == pytest.approx(1 / (1 + 0.01 + 0.02), abs=1e-6)
-    assert close == pytest.approx(1 / (1 + 0.01 + 0.49), abs=1e-6)
-    assert barely == pytest.approx(1 / (1 + 0.49 + 0.49), abs=1e-6)
-
-
 def test_tasks_are_served_at_random_first_then_by_expected_edits_but_for_one_in_five() -> None:
     tasks, scores = range(1, 5001), np.random.default_rng(0).beta(5, 5, 5000)
     early, again, late = (

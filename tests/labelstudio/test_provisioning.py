@@ -203,10 +203,3 @@ def test_each_trap_has_its_remedy(given: dict[str, Any], what: str, state: str, 
     finding = found(**given)[what]
     assert (finding.state, reason in finding.found, remedy in finding.remedy) == (state, True, True), finding
     assert "hush" not in finding.found + finding.remedy
-
-
-def test_leftover_webhooks() -> None:
-    others = [HOOK | {"id": 8, "url": "http://old:9090/webhook"}, HOOK | {"id": 9, "url": "http://chat/7"}]
-    finding = found(hooks=[HOOK, *others])["leftover webhooks"]
-    assert "http://old:9090" in finding.found
-    assert "chat" not in finding.found
