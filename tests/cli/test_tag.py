@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from models import tiny
 from PIL import Image, ImageChops
 from support.processes import wait_until
 from typer.testing import CliRunner, Result
@@ -24,6 +25,8 @@ from ram_backend.cli.main import app
 from ram_backend.demo import photo_paths
 from ram_backend.errors import BundleNotFound, CheckpointError, InputError, RamError, VocabularyError
 from ram_backend.evaluation.detection_formats import read_coco, read_voc, read_yolo
+from ram_backend.models.importing import import_checkpoint
+from ram_backend.settings import load_settings
 
 CAT = next(path for path in photo_paths() if "cat" in path.name)
 pytestmark = pytest.mark.usefixtures("with_starter")
@@ -133,6 +136,30 @@ def test_descriptions_score_a_tag_from_its_sentences(tmp_path: Path) -> None:
     file.write_text('{"cat": "no list"}')
     with pytest.raises(VocabularyError, match=r"descriptions\.json"):
         run("tag", CAT, "--descriptions", file)
+
+
+def test_each_image_has_a_caption_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAM_DATA_DIR", str(tmp_path / "data"))
+    file, tags = tiny.write(tmp_path, "tag2text", tiny.captioning_state("tag2text"))
+    import_checkpoint(file, tags, name="small", bundles_dir=load_settings().bundles_dir, **tiny.options("tag2text"))
+    photos, bundle = photo_paths()[:3], ["--bundle", "small", "--device", "cpu"]
+    asked = [*bundle, "--caption", "--max-length", 15]
+    found = json_lines(run("tag", *photos, *asked, "--json"))
+    assert [each["caption_source"] for each in found] == ["model"] * 3
+    assert all(each["caption"] for each in found)
+    assert [tagged(photo, *asked)["caption"] for photo in photos] == [each["caption"] for each in found]
+    longer = tagged(photos[0], *asked[:-1], 40, "--beams", 1)["caption"]
+    assert len(longer.split()) > len(found[0]["caption"].split())
+    assert "caption" not in tagged(photos[0], *bundle)
+
+
+def test_the_starter_s_template_is_named_one() -> None:
+    result = run("tag", CAT, "--caption", "--json")
+    (found,) = json_lines(result)
+    assert found["caption_source"] == "template"
+    assert set(found["caption"].split(", ")) == {each["tag"] for each in found["tags"]}
+    assert "starter has no captioner" in result.stderr
+    assert tagged(CAT, "--caption", "--tags", "zebra,car")["caption"] == "zebra, car"
 
 
 def test_unreadable_files_are_reported_and_skipped(tmp_path: Path) -> None:

@@ -75,16 +75,10 @@ def test_paths(inside: str, expected: list[tuple[str, ...]]) -> None:
     assert [choice.path for choice in control(inside).choices] == expected
 
 
-@pytest.mark.parametrize(
-    ("choice", "expected"),
-    [
-        ('<Choice value="Domestic cat" alias="C1"/>', ("C1", "Domestic cat", ("Domestic cat",))),
-        ('<Choice value="Car" predicted_values="jeep, van ,,jeep"/>', ("Car", "Car", ("jeep", "van"))),
-    ],
-)
-def test_what_results_say_and_what_is_scored(choice: str, expected: tuple[Any, ...]) -> None:
-    (found,) = control(choices(choice)).choices
-    assert (found.value, found.label, found.texts) == expected
+def test_what_results_say_and_what_is_scored() -> None:
+    inside = '<Choice value="Domestic cat" alias="C1"/><Choice value="Car" predicted_values="jeep, van ,,jeep"/>'
+    found = [(each.value, each.label, each.texts) for each in control(choices(inside)).choices]
+    assert found == [("C1", "Domestic cat", ("Domestic cat",)), ("Car", "Car", ("jeep", "van"))]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +95,9 @@ def test_what_results_say_and_what_is_scored(choice: str, expected: tuple[Any, .
         (BOXES.format(""), {"kind": "rectanglelabels", "regions": True, "free_text": False, "single": False}),
         (BOXES.format('maxUsages="1" required="true"'), {"max_usages": None, "required": False}),
         (BOXES.format('model_min_precision="0.9"'), {"precision": 0.9}),
-        (BOXES.format('opacity="0"'), {"name": "boxes"}),
+        (BOXES.format('opacity="0"'), {"name": "boxes", "boxes": False}),
+        (BOXES.format('model_boxes="true"'), {"boxes": True}),
+        (choices(attributes='model_boxes="true"'), {"boxes": False}),
         (LABELS + TOOL, {"kind": "labels", "regions": True, "rectangle_control": "where"}),
         (AREA.format("words", ""), {"kind": "textarea", "free_text": True, "choices": ()}),
         (AREA.format("words", 'maxSubmissions="4"'), {"max_usages": 4}),
@@ -351,3 +347,48 @@ def test_the_digest_is_of_what_changes_answers() -> None:
         schema(IMAGE, choices(), '<TextArea name="confidence" toName="image" maxSubmissions="0"/>'),
     ]
     assert len({first.digest, *(other.digest for other in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    ("area", "caption"),
+    [
+        ('<TextArea name="caption" toName="image"/>', True),
+        ('<TextArea name="imageCaption2" toName="image" editable="true"/>', True),
+        ('<TextArea name="about" toName="image" model_caption="true"/>', True),
+        ('<TextArea name="caption" toName="image" model_caption="false"/>', False),
+        ('<TextArea name="caption" toName="image" perRegion="true"/>', False),
+        ('<TextArea name="caption" toName="other"/>', False),
+        ('<TextArea name="caption" toName="image" readOnly="true"/>', False),
+        ('<TextArea name="about" toName="image"/>', False),
+    ],
+)
+def test_text_areas_that_ask_for_a_caption(area: str, caption: bool) -> None:
+    found, plain = schema(IMAGE, choices(), area), schema(IMAGE, choices())
+    assert [*found.captions.values()] == ["image"] * caption
+    assert [each.name for each in found.tag_controls] == ["tags"]
+    if caption:
+        assert found.digest != plain.digest
+
+
+def test_a_text_area_with_tags_has_no_caption() -> None:
+    caption = '<TextArea name="caption" toName="image"/>'
+    assert schema(IMAGE, caption).captions == {}
+    assert control(caption).name == "caption"
+    both = schema(IMAGE, caption, '<TextArea name="tags" toName="image"/>')
+    assert ([each.name for each in both.tag_controls], [*both.captions]) == (["tags"], ["caption"])
+    with pytest.raises(LabelConfigError, match="nothing to tag"):
+        schema(IMAGE, '<TextArea name="about" toName="image" model_caption="true"/>')
+
+
+def test_brush_labels_are_filled_where_they_ask_for_masks() -> None:
+    brush = '<BrushLabels name="masks" toName="image"{}><Label value="cat"/></BrushLabels>'
+    asked = control(brush.format(' model_masks="true"'))
+    assert (asked.kind, asked.regions, asked.boxes, [each.value for each in asked.choices]) == (
+        "brushlabels", True, True, ["cat"],
+    )  # fmt: skip
+    with pytest.raises(LabelConfigError, match="model_masks=\"true\" on BrushLabels 'masks'"):
+        schema(IMAGE, brush.format(""))
+    beside = schema(IMAGE, choices(), brush.format(' model_masks="true"'))
+    assert [each.name for each in beside.tag_controls] == ["tags"], "as other labels beside Choices"
+    both = schema(IMAGE, choices(), brush.format(' model_masks="true" model_tags="true"'))
+    assert [each.name for each in both.tag_controls] == ["tags", "masks"]

@@ -33,7 +33,7 @@ GUARDED = {
     "images/fetch.py": (*FETCH, HOSTILE_TASKS),
     "images/decode.py": ("images/test_decode.py", "images/test_decode_refusals.py"),
     "labelstudio/client.py": ("labelstudio/test_client.py", "labelstudio/test_project_api.py", HOSTILE_TASKS),
-    "labelstudio/label_config.py": ("labelstudio/test_label_config.py", "labelstudio/test_filled_controls.py", HOSTILE),
+    "labelstudio/label_config.py": ("labelstudio/test_label_config.py", HOSTILE),
     "labelstudio/config_xml.py": ("labelstudio/test_label_config.py", HOSTILE),
     "labelstudio/request_models.py": (HOSTILE_TASKS, "security/test_endpoints.py"),
     "labelstudio/task_images.py": ("labelstudio/test_task_images.py", HOSTILE_TASKS, HOSTILE),
