@@ -26,13 +26,14 @@ ENDLESS = 10
 
 HOSTILE, HOSTILE_TASKS = "security/test_hostile_setup.py", "security/test_hostile_tasks.py"
 FETCH = ("images/test_fetch.py", "images/test_fetch_origins.py")
+CLIENT = ("labelstudio/test_client.py", "labelstudio/test_project_api.py", "labelstudio/test_task_images.py")
 STORE = ("projects/test_cache.py", "projects/test_trust.py")
 GUARDED = {
     "images/guard.py": ("images/test_guard.py", *FETCH, HOSTILE_TASKS, HOSTILE),
     "images/connections.py": FETCH,
     "images/fetch.py": (*FETCH, HOSTILE_TASKS),
     "images/decode.py": ("images/test_decode.py", "images/test_decode_refusals.py"),
-    "labelstudio/client.py": ("labelstudio/test_client.py", "labelstudio/test_project_api.py", HOSTILE_TASKS),
+    "labelstudio/client.py": (*CLIENT, HOSTILE_TASKS),
     "labelstudio/label_config.py": ("labelstudio/test_label_config.py", HOSTILE),
     "labelstudio/config_xml.py": ("labelstudio/test_label_config.py", HOSTILE),
     "labelstudio/request_models.py": (HOSTILE_TASKS, "security/test_endpoints.py"),
