@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ram_backend.engine.findings import ADD_ABOVE, DROP_BELOW, findings_of
-from ram_backend.engine.noise_model import NoiseModel, fit_noise_model
+from ram_backend.engine.noise_model import fit_noise_model
 from ram_backend.engine.signals import SIGNALS, Evidence, Portion
 from ram_backend.gate.folds import FOLDS
 
@@ -35,37 +35,20 @@ def planted() -> tuple[list[Portion], np.ndarray]:
     return [Portion(*(part[at : at + 250] for part in each)) for at in range(0, IMAGES, 250)], clean
 
 
-@pytest.fixture(scope="module")
-def judged(planted: tuple[list[Portion], np.ndarray]) -> tuple[NoiseModel, list[np.ndarray], np.ndarray, np.ndarray]:
-    portions, _ = planted
+def test_wrong_labels_are_found_missing_ones_proposed_and_the_noise_is_measured(planted) -> None:
+    portions, clean = planted
     evidence = Evidence(portions)
     signals = [evidence.signals(portion) for portion in portions]
-    parts = [portion.labels for portion in portions], [portion.known for portion in portions]
-    model = fit_noise_model(signals, *parts, evidence.rates)
-    present = np.concatenate([model.present(*each) for each in zip(signals, parts[0], strict=True)])
-    return model, signals, present, np.concatenate(parts[0])
-
-
-def test_most_wrong_labels_are_found_and_few_right_ones_suspected(planted, judged) -> None:
-    _, clean = planted
-    _, _, present, noisy = judged
-    suspected = noisy & (present < DROP_BELOW)
+    labels, known = [portion.labels for portion in portions], [portion.known for portion in portions]
+    model = fit_noise_model(signals, labels, known, evidence.rates)
+    present = np.concatenate([model.present(*each) for each in zip(signals, labels, strict=True)])
+    noisy = np.concatenate(labels)
+    suspected, proposed = noisy & (present < DROP_BELOW), ~noisy & (present >= ADD_ABOVE)
     assert (suspected & ~clean).sum() / suspected.sum() >= 0.65
     assert (suspected & ~clean).sum() / (noisy & ~clean).sum() >= 0.55
     assert (suspected & clean).sum() / (noisy & clean).sum() <= 0.10
-
-
-def test_proposed_tags_are_there(planted, judged) -> None:
-    _, clean = planted
-    _, _, present, noisy = judged
-    proposed = ~noisy & (present >= ADD_ABOVE)
     assert proposed.sum() >= 20
     assert (proposed & clean).sum() / proposed.sum() >= 0.65
-
-
-def test_probabilities_are_calibrated_and_the_noise_is_measured(planted, judged) -> None:
-    _, clean = planted
-    model, _, present, noisy = judged
     assert present[noisy].mean() == pytest.approx(clean[noisy].mean(), abs=0.06)
     assert model.missing == pytest.approx(0.25, abs=0.08)
 

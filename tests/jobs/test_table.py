@@ -213,13 +213,12 @@ def test_one_that_was_released_waits_as_if_it_had_not_begun(queue: JobTable) -> 
     assert (job.checkpoint or {})["portion"] == [1, 2]
 
 
-@pytest.mark.parametrize("other_asks", [False, True])
-def test_killed_three_times_is_given_up(queue: JobTable, database: Database, other_asks: bool) -> None:
+def test_killed_three_times_is_given_up(queue: JobTable, database: Database) -> None:
     """Whoever looks, and before it has said what it has seen: else its corrections would ask for the same again."""
     correct(database, 1, 2, 3)
     last_event = Ledger(database).last_event(KEY)
     for attempt in (1, 2, 3):
-        expired = expire(JobTable(database) if other_asks else queue, database, running(queue))
+        expired = expire(JobTable(database), database, running(queue))
         assert expired.attempt == attempt
         make_due(database, expired.id)
     assert expired.state == "failed"
