@@ -209,6 +209,11 @@ class FakeLabelStudio(HttpServer):
         self._predict(number, task, version, result=result, score=1.0 if empty else 0.5)
         return number
 
+    @property
+    def requested(self) -> list[int]:
+        """Tasks of all requests to the backend, in order."""
+        return [task for portion in self.portions for task in portion]
+
     def counts(self, version: str = VERSION) -> Counter[int]:
         """How many tasks have how many predictions of a version."""
         return Counter(

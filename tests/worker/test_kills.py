@@ -6,7 +6,6 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -114,5 +113,4 @@ def test_thirty_kills_of_a_pre_labelling(settings: Settings, database: Database)
             wait_until(lambda: queue.jobs()[0].state == "done", 600)
         assert [each.id for each in queue.jobs()] == [job]
         assert studio.counts() == {1: TASKS}
-        requested = list(chain.from_iterable(studio.portions))
-        assert len(requested) == len(set(requested))
+        assert len(studio.requested) == len(set(studio.requested))

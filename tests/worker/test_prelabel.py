@@ -83,10 +83,6 @@ def swapped(studio: FakeLabelStudio) -> FakeLabelStudio:
     return studio
 
 
-def requested(studio: FakeLabelStudio) -> list[int]:
-    return sorted(task for portion in studio.portions for task in portion)
-
-
 def test_a_result_and_its_message(jobs: Pushes, studio: FakeLabelStudio) -> None:
     studio.broken = {3}
     job = jobs.push(JobOptions(("unlabelled",)))
@@ -107,7 +103,7 @@ def test_requests_while_one_waits_are_one_job(jobs: Pushes, studio: FakeLabelStu
     assert first.id == second.id
     assert JobOptions.of(second.options) == JobOptions(tasks=(1, 2, 5), per_second=100)
     jobs.do(first)
-    assert requested(studio) == [1, 2, 5]
+    assert sorted(studio.requested) == [1, 2, 5]
 
 
 def test_a_request_while_one_runs_is_done_after_it(jobs: Pushes, studio: FakeLabelStudio) -> None:
@@ -117,7 +113,7 @@ def test_a_request_while_one_runs_is_done_after_it(jobs: Pushes, studio: FakeLab
     following = jobs.queue.jobs()[0]
     assert following.id != claim.id
     assert jobs.do(following).state == "done"
-    assert requested(studio) == [1, 9]
+    assert sorted(studio.requested) == [1, 9]
 
 
 def test_an_unknown_project_gets_none(jobs: Pushes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 import pytest
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
@@ -71,10 +70,6 @@ def killed(studio: FakeLabelStudio, before: Batch | None) -> Batch:
     return attempt.portions[-1]
 
 
-def requested(studio: FakeLabelStudio) -> list[int]:
-    return list(chain.from_iterable(studio.portions))
-
-
 def test_each_task_gets_one_in_portions(studio: FakeLabelStudio) -> None:
     attempt = Attempt(studio, size=20)
     result = attempt.run()
@@ -90,7 +85,7 @@ def test_what_has_one_is_not_asked_for(studio: FakeLabelStudio) -> None:
         studio.store(number, VERSION)
     studio.store(51, "starter-of-old")
     assert push(studio).done == 10
-    assert sorted(requested(studio)) == list(range(51, 61))
+    assert sorted(studio.requested) == list(range(51, 61))
     again = Attempt(studio)
     assert (again.run().done, again.portions) == (0, [])
 
@@ -99,7 +94,7 @@ def test_only_unlabelled_ones_or_only_named_ones(studio: FakeLabelStudio) -> Non
     for number in range(1, 51):
         studio.annotate(number, number, "red")
     push(studio, UNLABELLED)
-    assert set(requested(studio)) == set(range(51, 61))
+    assert set(studio.requested) == set(range(51, 61))
     push(studio, JobOptions(tasks=(3, 4, 55, 999)))
     assert studio.portions[-1] == [3, 4]
 
@@ -112,7 +107,7 @@ def test_killed_twice_while_label_studio_waits(studio: FakeLabelStudio) -> None:
         before = killed(studio, before)
     Attempt(studio).run(before)
     assert studio.counts() == {1: 60}
-    assert len(requested(studio)) == len(set(requested(studio))), "nothing is computed twice"
+    assert len(studio.requested) == len(set(studio.requested)), "nothing is computed twice"
 
 
 def test_a_portion_that_never_came_is_given_up(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
