@@ -32,7 +32,7 @@ GUARDED = {
     "images/guard.py": ("images/test_guard.py", *FETCH, HOSTILE_TASKS, HOSTILE),
     "images/connections.py": FETCH,
     "images/fetch.py": (*FETCH, HOSTILE_TASKS),
-    "images/decode.py": ("images/test_decode.py", "images/test_decode_refusals.py"),
+    "images/decode.py": ("images/test_decode.py",),
     "labelstudio/client.py": (*CLIENT, HOSTILE_TASKS),
     "labelstudio/label_config.py": ("labelstudio/test_label_config.py", HOSTILE),
     "labelstudio/config_xml.py": ("labelstudio/test_label_config.py", HOSTILE),
