@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import struct
 import zlib
@@ -11,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-images = importlib.import_module("ram_backend.images.decode")  # the module: its namesake in the package is the function
+from ram_backend.images import decode as images
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 ORIENTATION = 0x0112

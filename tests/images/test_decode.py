@@ -18,7 +18,7 @@ from PIL import Image, features
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import ImageError, ImageTooLarge, ImageUnreadable
-from ram_backend.images.decode import check_start
+from ram_backend.images import decode as images
 
 LOSSLESS = {"lossless": True}
 
@@ -221,7 +221,7 @@ def test_too_little_memory_is_not_called_damage(monkeypatch: pytest.MonkeyPatch)
     def starve(image: Image.Image, alpha: str) -> Image.Image:
         raise MemoryError
 
-    monkeypatch.setattr(pictures.images, "_to_rgb", starve)
+    monkeypatch.setattr(images, "_to_rgb", starve)
     with pytest.raises(ImageTooLarge, match="not enough memory"):
         decode(pictures.flat_png(2, 2))
 
@@ -289,7 +289,7 @@ def test_what_is_no_image_is_refused_in_one_line(data: bytes, message: str) -> N
 def test_what_is_no_photo_is_known_by_the_start_of_its_file(data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(data)
     with pytest.raises(ImageUnreadable, match=message):
-        check_start(tmp_path / "x.jpg", 10_000, "x.jpg")
+        images.check_start(tmp_path / "x.jpg", 10_000, "x.jpg")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "PPM"])
@@ -315,7 +315,7 @@ def test_a_jpeg_without_its_last_bytes_is_read_as_browsers_do(missing: int, prog
 
 
 def test_formats_that_start_programs_are_not_read() -> None:
-    assert not {"EPS", "PS", "WMF", "GRIB", "HDF5", "BUFR"} & set(pictures.images.FORMATS)
+    assert not {"EPS", "PS", "WMF", "GRIB", "HDF5", "BUFR"} & set(images.FORMATS)
 
 
 @given(data=st.data(), kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000"]))
@@ -362,10 +362,10 @@ def test_find_images(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     (photos / "again").symlink_to(photos)  # is not followed in circles
     inside = [photos / name for name in ("a.png", "b.JPG", "sub/c.webp", "sub/deep/d.tif", "x.heic")]
-    assert pictures.images.find_images([photos]) == inside
+    assert images.find_images([photos]) == inside
     named = [photos / "odd", photos / ".hidden.jpg", tmp_path / "missing.jpg"]
-    assert pictures.images.find_images([*named, photos, photos / "a.png"]) == [*named, *inside]
-    assert pictures.images.find_images([]) == []
+    assert images.find_images([*named, photos, photos / "a.png"]) == [*named, *inside]
+    assert images.find_images([]) == []
 
 
 def test_a_progressive_jpeg_of_endless_scans() -> None:
@@ -383,4 +383,4 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("os.scandir", refuse)  # root may list all folders
     with pytest.raises(ImageUnreadable, match="can't be listed"):
-        pictures.images.find_images([tmp_path])
+        images.find_images([tmp_path])
