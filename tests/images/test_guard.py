@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from support.http_server import ODD_URLS
 
@@ -33,34 +35,25 @@ def test_public_addresses(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("allowed", "url", "address"),
+    ("allowed", "url", "address", "passes"),
     [
-        ("minio", "http://minio:9000", "10.0.0.7"),
-        ("MinIO.", "https://minio", "10.0.0.7"),
-        ("minio:9000", "http://minio:9000", "10.0.0.7"),
-        ("10.0.0.0/8", "http://whatever.example", "10.0.0.7"),
-        (" a , 10.0.0.7 ", "http://10.0.0.7", "10.0.0.7"),
-        ("[fd00::7]:9000", "http://[fd00:0::7]:9000", "fd00::7"),
-        ("fd00::7", "http://[fd00::7]:1", "fd00::7"),
-        ("fd00::/8", "http://x.example", "fd00::7"),
+        ("minio", "http://minio:9000", "10.0.0.7", True),
+        ("MinIO.", "https://minio", "10.0.0.7", True),
+        ("minio:9000", "http://minio:9000", "10.0.0.7", True),
+        ("10.0.0.0/8", "http://whatever.example", "10.0.0.7", True),
+        (" a , 10.0.0.7 ", "http://10.0.0.7", "10.0.0.7", True),
+        ("[fd00::7]:9000", "http://[fd00:0::7]:9000", "fd00::7", True),
+        ("fd00::7", "http://[fd00::7]:1", "fd00::7", True),
+        ("fd00::/8", "http://x.example", "fd00::7", True),
+        ("minio:9000", "http://minio:9001", "10.0.0.7", False),
+        ("minio", "http://minio.evil.example", "10.0.0.7", False),
+        ("10.0.0.0/16", "http://x.example", "10.1.0.7", False),
+        ("0.0.0.0/0", "http://x.example", "fd00::7", False),
+        ("", "http://x.example", "127.0.0.1", False),
     ],
 )
-def test_an_admin_allows(allowed: str, url: str, address: str) -> None:
-    check(allowed, url, address)
-
-
-@pytest.mark.parametrize(
-    ("allowed", "url", "address"),
-    [
-        ("minio:9000", "http://minio:9001", "10.0.0.7"),
-        ("minio", "http://minio.evil.example", "10.0.0.7"),
-        ("10.0.0.0/16", "http://x.example", "10.1.0.7"),
-        ("0.0.0.0/0", "http://x.example", "fd00::7"),
-        ("", "http://x.example", "127.0.0.1"),
-    ],
-)
-def test_no_more_than_the_admin_allowed(allowed: str, url: str, address: str) -> None:
-    with pytest.raises(ImageRefused):
+def test_no_more_than_an_admin_allows(allowed: str, url: str, address: str, passes: bool) -> None:
+    with nullcontext() if passes else pytest.raises(ImageRefused):
         check(allowed, url, address)
 
 
