@@ -117,7 +117,7 @@ def test_times(moment: object, microseconds: int) -> None:
         {},
         *({"id": number} for number in (None, "one", True, 0, -1, 2**63, 1.5)),
         *({"task": number} for number in (None, [])),
-        *({"result": result} for result in ("cat", {"0": 1})),
+        *({"result": result} for result in ("cat", {"0": 1}, [item(["x" * MAX_STATEMENT_CHARS])])),
     ],
 )
 def test_nothing_can_be_made_of(broken: dict[str, Any]) -> None:
@@ -184,10 +184,6 @@ def test_regions_of_one_control_are_one_item_and_their_places_are_not_kept() -> 
         ("tags", "choices", (("sky",),)),
     ]
     assert "width" not in parsed.canonical()
-
-
-def test_a_huge_one_is_left_out() -> None:
-    assert read_annotation(annotation(result=[item(["x" * MAX_STATEMENT_CHARS])])) is None
 
 
 anything = st.recursive(

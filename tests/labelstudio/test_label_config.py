@@ -16,6 +16,7 @@ BOXES = '<RectangleLabels name="boxes" toName="image" {}>' + ENTRIES + "</Rectan
 LABELS = '<Labels name="labels" toName="image"><Label value="cat" predicted_values="kitten,tiger"/></Labels>'
 TOOL = '<Rectangle name="where" toName="image"/>'
 AREA = '<TextArea name="{}" toName="image" {}/>'
+CONFIDENCE = '<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/>'
 HIDDEN = '<RectangleLabels name="conf" toName="image" opacity="0"><Label value="cat"/></RectangleLabels>'
 CAT_AND_DOG = '<Choice value="cat"/><Choice value="dog"/>'
 KITTEN = '<Choice value="cat"><Choice value="kitten"/></Choice>'
@@ -287,41 +288,28 @@ def test_where_the_image_is() -> None:
     assert look_up({"a": {"b": 2}}, "a.b") == 2
 
 
-def test_a_text_area_that_nobody_can_type_in_shows_confidences() -> None:
-    area = '<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/>'
-    (found,) = schema(IMAGE, choices(), area).confidence_controls["image"]
-    assert (found.name, found.kind) == ("confidence", "textarea")
-    second = area.replace("confidence", "confidence2")
-    assert len(schema(IMAGE, choices(), area, second).confidence_controls["image"]) == 1
-
-
 @pytest.mark.parametrize(
-    "area",
+    ("inside", "names"),
     [
-        '<TextArea name="comment" toName="image"/>',
-        '<TextArea name="confidence" toName="image" editable="true"/>',
-        '<TextArea name="confidence" toName="image" maxSubmissions="0" perRegion="true"/>',
-        '<View visibleWhen="choice-selected"><TextArea name="confidence" toName="image" maxSubmissions="0"/></View>',
-        '<TextArea name="confidence" toName="text" maxSubmissions="0"/>',
-        HIDDEN.replace('"0"', '"0.5"'),
+        (choices() + '<TextArea name="comment" toName="image"/>', []),
+        (choices() + '<TextArea name="confidence" toName="image" editable="true"/>', []),
+        (choices() + '<TextArea name="confidence" toName="image" maxSubmissions="0" perRegion="true"/>', []),
+        (choices() + f'<View visibleWhen="choice-selected">{CONFIDENCE}</View>', []),
+        (choices() + CONFIDENCE.replace('toName="image"', 'toName="text"'), []),
+        (choices() + HIDDEN.replace('"0"', '"0.5"'), []),
+        (choices() + CONFIDENCE, ["confidence"]),
+        (choices() + CONFIDENCE + CONFIDENCE.replace("confidence", "confidence2"), ["confidence"]),
+        (choices() + HIDDEN, ["conf"]),
+        (BOXES.format("") + HIDDEN, ["conf"]),
+        (f'{choices()}<View visibleWhen="region-selected" whenTagName="conf">{HIDDEN}</View>', ["conf"]),
     ],
 )
-def test_what_annotators_fill_is_not_ours(area: str) -> None:
-    assert schema(IMAGE, '<Text name="text" value="$t"/>', choices(), area).confidence_controls == {}
-
-
-@pytest.mark.parametrize(
-    "inside",
-    [
-        choices() + HIDDEN,
-        BOXES.format("") + HIDDEN,
-        f'{choices()}<View visibleWhen="region-selected" whenTagName="conf" whenLabelValue="zz">{HIDDEN}</View>',
-    ],
-)
-def test_invisible_rectangles_show_confidences_wherever_something_else_is_filled(inside: str) -> None:
-    found = schema(IMAGE, inside)
-    assert [each.name for each in found.confidence_controls["image"]] == ["conf"]
-    assert "conf" not in [each.name for each in found.tag_controls]
+def test_what_shows_confidences(inside: str, names: list[str]) -> None:
+    """What annotators fill is not ours."""
+    found = schema(IMAGE, '<Text name="text" value="$t"/>', inside)
+    assert [*found.confidence_controls] == ["image"] * bool(names)
+    assert [each.name for each in found.confidence_controls.get("image", ())] == names
+    assert not {*names} & {each.name for each in found.tag_controls}
 
 
 @pytest.mark.parametrize("opacity", ["0", "0.0", "0."])
