@@ -236,7 +236,7 @@ def test_a_verdict_on_sixty_corrections_says_what_is_left_to_win(
     project.start_training()
     job = backend.trained(project.id, 0)
     record_property("verdict", job["message"])
-    assert "edits per photo" in job["message"]
+    assert "Nothing left to win: at most" in job["message"]
 
 
 def asked_anew(api: StudioApi, project: Annotated, task: int) -> dict[str, Any]:
