@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Annotated
 
@@ -66,7 +67,12 @@ def request_training(opened: OpenProject, reason: str, *, wait: bool, bundle: st
     typer.echo(f"Training of project {opened.key} {known} as job {request.job.short}.")
     if not wait:
         return
-    typer.echo(_follow(opened.jobs.table, request.job.id).message)
+    table, job = opened.jobs.table, request.job
+    if job.state == "running":  # it may have learned from less: another one follows
+        with suppress(NotAvailable):
+            _follow(table, job.id)
+        (job,) = table.jobs(opened.key, kind="train", limit=1)
+    typer.echo(_follow(table, job.id).message)
 
 
 def prelabel(

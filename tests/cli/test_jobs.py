@@ -57,6 +57,19 @@ def test_train_waits_and_says_what_came_of_it(queue: JobTable) -> None:
             run("train", 7, "--wait")
 
 
+def test_what_is_waited_for_began_after_the_question(queue: JobTable) -> None:
+    claim = queue.claim(queue.request(KEY, "train", "30 corrections").job.id, "here/1")
+    assert claim is not None
+    with ThreadPoolExecutor() as pool:
+        said = pool.submit(run, "train", 7, "--wait")
+        wait_until(lambda: queue.jobs()[0].rerun_reason)
+        queue.finish(claim, JobResult("v0001 is kept: 30 photos."))
+        work(queue, JobResult("v0002 is served: 60 photos."))
+        assert "was running already" in said.result()
+        assert "v0002 is served: 60 photos." in said.result()
+        assert "v0001" not in said.result()
+
+
 def test_jobs_are_listed(queue: JobTable) -> None:
     assert "No jobs yet" in run("jobs")
     job = queue.request(KEY, "train", "Start Training was pressed").job
