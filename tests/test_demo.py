@@ -1,7 +1,5 @@
 """The photos that come with the package: small, decodable, of known origin; and what a person sees on them."""
 
-from __future__ import annotations
-
 import re
 
 from ram_backend.demo import photo_paths

@@ -1,7 +1,5 @@
 """The cache on disk: shared by processes, bounded, and never the reason for another score."""
 
-from __future__ import annotations
-
 import logging
 import os
 import subprocess

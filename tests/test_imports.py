@@ -1,7 +1,5 @@
 """Importing a room is cheap and has no effect, and no room reaches into another one's private modules."""
 
-from __future__ import annotations
-
 import ast
 import json
 import pkgutil

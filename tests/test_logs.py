@@ -1,7 +1,5 @@
 """Log lines: one per event, as text or as JSON, with the request that they belong to."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator

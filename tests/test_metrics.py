@@ -1,7 +1,5 @@
 """Metrics against numbers worked out by hand, and against what must hold for any data."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What `pip install` brings: the wheel has everything that the code reads, and nothing heavy by mistake."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Every promise of `PROMISES.md` has its tests."""
 
-from __future__ import annotations
-
 import ast
 import re
 from functools import cache

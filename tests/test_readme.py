@@ -1,7 +1,5 @@
 """README and docs: commands run or parse, what they print is what is shown, every command and setting is there."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

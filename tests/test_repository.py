@@ -1,7 +1,5 @@
 """What maintainers and strangers expect of the repository: CI, links, make targets, supported Pythons."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Settings come from the environment, once, with errors that name the variable."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 The small sibling is test_search.py.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

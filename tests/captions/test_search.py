@@ -4,8 +4,6 @@
 `tiny.py`: the tag encoder's states, the logits after the prompt, and ids by search and end, padded with -1.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Captions of small bundles: tokenization, text, batches, and what a bundle lacks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

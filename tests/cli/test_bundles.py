@@ -1,7 +1,5 @@
 """The `bundles` commands, on small files."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import shlex

@@ -1,7 +1,5 @@
 """`ram-backend connect`: what it needs, and what webhooks are given."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

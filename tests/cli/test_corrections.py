@@ -1,7 +1,5 @@
 """`ram-backend corrections`: what people said, counted, listed, written to a file, and fetched."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`ram-backend doctor` looks at each step between Label Studio and the house, and names the remedy."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """`ram-backend engine run` over labelled files."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`ram-backend eval` on the package's photos, with labels that the tests make up, and on real sets where they are."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """`ram-backend finetune`: a bundle is made, measured, used and removed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`ram-backend train`, `jobs` and `worker`: what people are told."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """`ram-backend label`: phrases in photos, reviewed, exported, and pushed into a project."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

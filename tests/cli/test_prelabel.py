@@ -1,7 +1,5 @@
 """`ram-backend prelabel`: here, by a worker, stopped and gone on with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """`ram-backend project`: what an admin sets, sees and is told."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every command of `docs/command-line.md` runs, `--json` prints JSON, and the help speaks plainly."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

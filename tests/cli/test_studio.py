@@ -3,8 +3,6 @@
 With a real Label Studio: tests/e2e/test_commands.py.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import signal

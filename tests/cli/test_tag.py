@@ -1,7 +1,5 @@
 """`ram-backend tag` and `demo` on real photos, with the starter bundle."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """`ram-backend versions`: what an admin sees of what was learned, and does about it."""
 
-from __future__ import annotations
-
 import json
 import os
 from typing import Any

@@ -1,7 +1,5 @@
 """`ram-backend vocabulary`: looking up, and building the label system."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

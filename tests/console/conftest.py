@@ -1,7 +1,5 @@
 """A server with the admin's page, and a project with corrections."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

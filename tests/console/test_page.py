@@ -1,7 +1,5 @@
 """The admin's page: its views, its actions, and what it refuses; in Chromium without error, as wide as the screen."""
 
-from __future__ import annotations
-
 import re
 from io import BytesIO
 from typing import Any

@@ -1,7 +1,5 @@
 """The report: the page's own numbers, by version; when to stop; drift; a file without anything from outside."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

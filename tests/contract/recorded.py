@@ -1,7 +1,5 @@
 """Requests that Label Studio 1.23.2 really sent."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What Label Studio's strict mode refuses, written down once more, independent of the code under test."""
 
-from __future__ import annotations
-
 from typing import Any
 from xml.etree import ElementTree
 

@@ -1,7 +1,5 @@
 """Rows of the protocol's sections 4 and 5: shapes that Label Studio stores and shows, in strict mode too."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Reading what Label Studio sends: recorded requests, and odd ones."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

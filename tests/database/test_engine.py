@@ -1,7 +1,5 @@
 """The database itself: made, migrated, private, in step with the rows; and what is said where it can't be used."""
 
-from __future__ import annotations
-
 import sqlite3
 import stat
 import subprocess

@@ -1,7 +1,5 @@
 """Several processes with one SQLite file: what one has written, all see, whoever comes and goes."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import textwrap

@@ -1,7 +1,5 @@
 """Databases of earlier versions: upgraded with nothing lost, or refused in a sentence."""
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from pathlib import Path

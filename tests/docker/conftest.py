@@ -1,7 +1,5 @@
 """Reads docker/ as Compose does, as far as the tests need it: no engine runs here."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

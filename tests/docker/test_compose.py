@@ -1,7 +1,5 @@
 """The compose file: valid, complete, without default passwords, and as closed as it says."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import subprocess

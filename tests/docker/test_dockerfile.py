@@ -1,7 +1,5 @@
 """The image: linted, without root and secrets, and made of what reaches its builder. No engine runs here."""
 
-from __future__ import annotations
-
 import fnmatch
 import re
 import subprocess

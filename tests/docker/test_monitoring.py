@@ -1,7 +1,5 @@
 """The dashboard shows what the server says, and Prometheus asks where the server is."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

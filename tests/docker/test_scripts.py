@@ -1,7 +1,5 @@
 """The scripts: with stand-ins for `docker` and `ip` on the path; the one that makes databases on a real PostgreSQL."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

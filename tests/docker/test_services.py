@@ -1,7 +1,5 @@
 """The composed services as processes: they come up, tag, learn, and survive a restart with other ports."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

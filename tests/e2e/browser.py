@@ -1,7 +1,5 @@
 """Label Studio as a person sees it, in Chromium."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

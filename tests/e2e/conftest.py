@@ -4,8 +4,6 @@ Label Studio's virtual environment is made by `make label-studio`; the environme
 it is, RAM_ARTEFACTS where screenshots and logs are kept (default: artefacts/, which git ignores).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

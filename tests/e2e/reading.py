@@ -1,7 +1,5 @@
 """What a prediction says, read from Label Studio's own record of it; what it sends for one."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One round trip per ready label config: what its tasks need, and how an annotator corrects what is shown."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

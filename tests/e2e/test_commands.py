@@ -1,7 +1,5 @@
 """`make studio` and `make run`: what they start, they stop."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Clicks and keys per photo, in each kind of label config, counted by the page itself."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Each file in label_configs/: what the model says is on the page, is corrected there, and is read back as said."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -3,8 +3,6 @@
 RAM_TEST_LATE_TASKS=500 makes it the real thing: 300 s of images, and the backend's own deadline of 90 s.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections import Counter

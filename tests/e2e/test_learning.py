@@ -1,7 +1,5 @@
 """From corrections to a better version and back: Label Studio, browser, server, worker and Valkey, each a process."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

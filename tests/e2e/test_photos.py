@@ -1,7 +1,5 @@
 """From connecting a backend to what the annotator sees: with choices, a taxonomy, the stock host, and no settings."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator

@@ -3,8 +3,6 @@
 RAM_TEST_TASKS=1000 does it with as many tasks.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable

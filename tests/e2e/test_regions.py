@@ -1,7 +1,5 @@
 """Boxes and masks in a real Label Studio: drawn where they are, and submitted as they were."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

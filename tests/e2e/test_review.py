@@ -1,7 +1,5 @@
 """The data engine's review queue in a real Label Studio: ordered, accepted as a correction, never asked twice."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

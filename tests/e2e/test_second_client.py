@@ -1,7 +1,5 @@
 """A client of our own that plays Label Studio, as the protocol describes it; no Label Studio is needed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

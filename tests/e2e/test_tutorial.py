@@ -1,7 +1,5 @@
 """The tutorial, followed to the letter: its commands as they stand, and in Chromium what it says to press."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What an admin changes gets a new model version, is asked for again, and nothing is stored twice."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

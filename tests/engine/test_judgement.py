@@ -1,7 +1,5 @@
 """Planted wrong and missing labels are found, on synthetic images whose tags are directions of their tokens."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

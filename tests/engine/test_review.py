@@ -1,7 +1,5 @@
 """The review queue: proposed tags as a prediction, the order in the task's data, nothing asked twice."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run: findings, report, resumption after a kill."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Data sets of boxes: what each format's own readers find in them, and what comes back."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

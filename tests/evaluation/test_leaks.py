@@ -1,7 +1,5 @@
 """Leaks: the same and near-same images among those that a bundle or a version has learned from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Readers of label formats: small files written here, and RAM's real benchmark files where they are at hand."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Annotations and events to test with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Corrections of captions: what was shown against what the annotator made of it."""
 
-from __future__ import annotations
-
 import pytest
 from feedback.saying import CONFIG, current, said, shown
 

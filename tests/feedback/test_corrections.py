@@ -1,7 +1,5 @@
 """What annotations mean: each way in which people say something about tags, or nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """From webhook calls to events: of each recorded action, and of those that nobody should send."""
 
-from __future__ import annotations
-
 import json
 import logging
 from typing import Any

@@ -1,7 +1,5 @@
 """The ledger in a real database: durable, idempotent, the same for every reader."""
 
-from __future__ import annotations
-
 import random
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The current truth is the same whatever order events come in, how often, and with what gaps."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

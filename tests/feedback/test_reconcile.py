@@ -1,7 +1,5 @@
 """The ledger in step with Label Studio: gaps are filled, what is gone goes, and half a listing changes nothing."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import random

@@ -1,7 +1,5 @@
 """Small bundles, pictures that show their tags by colour, and a small CLIP with random weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The loop on small networks: it learns, goes on where it was stopped, and gives the same with two processes."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 The small sibling is test_recipe.py.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

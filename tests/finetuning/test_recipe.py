@@ -1,7 +1,5 @@
 """The losses of small networks against their definition, stored numbers, and what of a network learns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

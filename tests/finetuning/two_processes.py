@@ -1,7 +1,5 @@
 """Run by torchrun: fine-tunes a small bundle of a folder, and the first process saves what has learned."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

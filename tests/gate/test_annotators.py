@@ -1,7 +1,5 @@
 """Which pairs are evidence: all of honest annotators, some of those who only remove, none of those who accept all."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Folds: stable, look-alikes together."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -4,8 +4,6 @@ The projects are made up: images are random features, the truth is linear in the
 simulation on real photos is `benchmarks/gate_simulation.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The guard: tags outside the project stay as they were."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

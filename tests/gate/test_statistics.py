@@ -1,7 +1,5 @@
 """Sign-flip test, ranking and permutation test: against plain formulas, and against how often they are wrong."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

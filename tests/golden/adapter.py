@@ -1,7 +1,5 @@
 """All names of the package that the golden tests know."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

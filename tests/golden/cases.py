@@ -3,8 +3,6 @@
 The record was made in a tree of that release by `tests/golden/make_golden.py`, as it stands in commit 780a4fd.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -6,8 +6,6 @@ predictions, digests of the bundle and verdicts were recorded anew then.
 A value that is changed on purpose is named in `MAY_DIFFER`, with the reason.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

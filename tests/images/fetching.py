@@ -1,7 +1,5 @@
 """Fetchers that may ask only given origins, and names that resolve as a test says."""
 
-from __future__ import annotations
-
 import socket
 from typing import Any
 

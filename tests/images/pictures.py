@@ -1,7 +1,5 @@
 """Pictures made with Pillow for the tests of decoding, with pixels that can be told apart."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

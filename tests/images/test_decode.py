@@ -1,7 +1,5 @@
 """Decoding: formats, modes, orientation and frames; limits, damage, what is no image; finding image files."""
 
-from __future__ import annotations
-
 import io
 import struct
 import warnings

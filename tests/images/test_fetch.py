@@ -1,7 +1,5 @@
 """Fetching from real servers on loopback addresses; what is not allowed by name stands for an internal service."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import socket

@@ -1,7 +1,5 @@
 """Where images may be fetched from: internal addresses, redirects, DNS rebinding, TLS, proxies, cookies."""
 
-from __future__ import annotations
-
 import logging
 import ssl
 import subprocess

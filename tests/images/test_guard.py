@@ -1,7 +1,5 @@
 """The guard: which addresses are internal, how URLs are read, what an admin can allow, what is shown of a URL."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import pytest

@@ -1,7 +1,5 @@
 """Perceptual hashes: what keeps them, what changes them."""
 
-from __future__ import annotations
-
 import io
 import itertools
 

@@ -1,7 +1,5 @@
 """Jobs in either kind of database, and projects to do them for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """A forgotten project leaves no row, no file and no cached image; other projects keep theirs."""
 
-from __future__ import annotations
-
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Schedules under a simulated clock: each period once, whatever the clock, the server or other workers do."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo

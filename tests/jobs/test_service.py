@@ -1,7 +1,5 @@
 """Asking for jobs: five presses one job, and corrections that are enough."""
 
-from __future__ import annotations
-
 import pytest
 from support.jobs import KEY, OTHER, claimed, connect, correct
 

@@ -1,7 +1,5 @@
 """Jobs in the database: one open one per kind and project, claims with fencing numbers, expired leases."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product

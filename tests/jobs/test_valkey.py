@@ -1,7 +1,5 @@
 """A worker's own queue server: found, started, stopped with its process, started again after a kill."""
 
-from __future__ import annotations
-
 import os
 import signal
 import stat

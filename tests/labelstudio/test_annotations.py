@@ -1,7 +1,5 @@
 """What is read of annotations: of recorded ones, of the API's, and of those that nobody should send."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from typing import Any

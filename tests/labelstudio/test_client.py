@@ -1,7 +1,5 @@
 """Logins, and that they go to Label Studio alone."""
 
-from __future__ import annotations
-
 import json
 import logging
 import threading

@@ -1,7 +1,5 @@
 """Label configs: which controls are ours, which tags they have, and what is refused in one line."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

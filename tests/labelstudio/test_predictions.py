@@ -1,7 +1,5 @@
 """Predictions in Label Studio's shape: items by control, confidences, and the score of uncertainty sampling."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One project in Label Studio's API: listed without gaps, changed by name, and told apart from what is no API."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

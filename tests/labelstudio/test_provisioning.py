@@ -1,7 +1,5 @@
 """A project is set up in one go, and what is right stays; each trap of protocol section 9 costs one clear error."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

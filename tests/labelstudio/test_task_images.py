@@ -1,7 +1,5 @@
 """Every kind of image reference that a task may hold, many at a time, some of them broken."""
 
-from __future__ import annotations
-
 import base64
 import threading
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ SplitMix64 seeded by SHA-256 of salt + key; a value is the sum of the four 16-bi
 shifted and scaled: near normal, no random-number library involved.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Bundles appear whole or not at all, and are opened only if they are what was written."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Calibration: strictly increasing curves, the sigmoid where there is none."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a version changes about a bundle: a linear delta per tag, taken apart and put together again."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Downloads, against a small server that speaks the hub's protocol: etag, commit, ranges, and a cut connection."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import socket

@@ -1,7 +1,5 @@
 """Official files become bundles, or one line says why not, and nothing is left."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Label embeddings on disk: the right rows, and no others."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The released files' keys and shapes, against the published manifests."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from models import tiny

@@ -4,8 +4,6 @@ Weights are drawn by the recipe, written as an official file, imported, and run 
 these tests are in test_torch_network.py and test_importing.py.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

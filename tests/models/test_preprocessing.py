@@ -1,7 +1,5 @@
 """From image to pixels: RAM's way exactly, and the starter's ways."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ published reference numbers within 2e-5. `official_head.npz` is a part of the pu
 tokens of one photo and the logits of the first 40 tags.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

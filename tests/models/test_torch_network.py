@@ -1,7 +1,5 @@
 """Imported bundles on torch: the authors' logits, for any images, any tags, in any precision."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

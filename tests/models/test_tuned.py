@@ -1,7 +1,5 @@
 """Tuned heads: the network that a version's file makes of the bundle's, and what is never served."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Official-looking weight files of a few hundred kilobytes: the official key names, small widths, drawn values."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

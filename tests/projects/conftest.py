@@ -1,7 +1,5 @@
 """A project as `/setup` brings it, its store, and its database as another process sees it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path

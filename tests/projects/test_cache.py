@@ -1,7 +1,5 @@
 """Projects as the server keeps them: from memory, idempotent, in step with other processes, through outages."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sqlite3

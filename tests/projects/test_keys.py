@@ -1,7 +1,5 @@
 """Which project is meant."""
 
-from __future__ import annotations
-
 import pytest
 
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound

@@ -1,7 +1,5 @@
 """Admins' settings: what is accepted, what is refused and how, and which source wins."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """Which Label Studio is trusted, and where tokens go: settings, pins by command, pins by `/setup`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

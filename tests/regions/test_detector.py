@@ -1,7 +1,5 @@
 """Grounding DINO and SAM through transformers' own classes, with small networks: prompts, boxes, masks, errors."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Regions from evidence maps: where a bump is, how many, and what networks give for them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

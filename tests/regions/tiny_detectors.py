@@ -1,7 +1,5 @@
 """Checkpoints of Grounding DINO, SAM and SAM 2 with drawn weights, in the files that transformers reads."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Clients that write bytes of their own, and the memory that they cost."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading

@@ -7,8 +7,6 @@ each function of `BROKEN` gets another body. The tests run without a mutant firs
 proven.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import shutil

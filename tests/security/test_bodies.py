@@ -1,7 +1,5 @@
 """Bodies that are slow, endless or large: refused, and the others go on being served."""
 
-from __future__ import annotations
-
 import contextlib
 import select
 import threading

@@ -1,7 +1,5 @@
 """A web page, wherever it comes from, can neither read nor change anything: only Label Studio's own server asks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Any request to any endpoint: an answer below 500 (503 where something is away), soon, and in bounded memory."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import functools

@@ -1,7 +1,5 @@
 """What would hold Python's lock or much memory is done in other processes, or in small portions."""
 
-from __future__ import annotations
-
 import io
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """`/setup` (and the label configs of `/predict`) from somebody who means harm."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Iterator

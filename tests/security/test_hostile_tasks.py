@@ -1,7 +1,5 @@
 """Tasks and bodies from somebody who means harm: paths that lead up, and what grows when it is read."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 from security.hosting import MemoryWatch

@@ -1,7 +1,5 @@
 """The mutants of `make mutants` can be made of today's code, and their tests are there."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A server with the tiny network, and a Label Studio for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any

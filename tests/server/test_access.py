@@ -1,7 +1,5 @@
 """Logins, secrets, limits, and what is never told."""
 
-from __future__ import annotations
-
 import base64
 import logging
 from collections.abc import Callable

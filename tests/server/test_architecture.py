@@ -1,7 +1,5 @@
 """`docs/architecture.md` lists the modules of the server between a request and its tags: the list is what runs."""
 
-from __future__ import annotations
-
 import re
 import sys
 import threading

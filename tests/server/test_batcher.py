@@ -1,7 +1,5 @@
 """Batches by size, deadline and encoder; jobs first; nobody works for those who are gone."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

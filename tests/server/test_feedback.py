@@ -1,7 +1,5 @@
 """What people say and what they were shown: in the ledger before Label Studio is answered, or said not to be."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """`/predict` fills controls of captions, boxes and masks; a server that is asked for tags alone imports no captions."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

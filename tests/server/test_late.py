@@ -1,7 +1,5 @@
 """A `/predict` that can't be done in time becomes a job."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from unittest.mock import Mock
 

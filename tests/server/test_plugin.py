@@ -1,7 +1,5 @@
 """`RAMBackend` in both lines of label-studio-ml: the predictions of our own server, from objects that cost nothing."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """`/predict` over a real connection: one prediction per task, in order, whatever the tasks are."""
 
-from __future__ import annotations
-
 import json
 import random
 import threading

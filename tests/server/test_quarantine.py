@@ -1,7 +1,5 @@
 """Versions that are damaged, foreign, rejected or impossible: never served, and said to be there."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The reason phrase carries the message: it is all that Label Studio shows of a refused `/setup`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Two servers on one database and one data folder, asked in turns: nobody can tell which of them has answered."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any

@@ -1,7 +1,5 @@
 """What a label config and its options mean, and the name of it: pure."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The rows of the protocol's tables that need HTTP: health, setup, versions, webhook, metrics, docs."""
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from collections.abc import Callable

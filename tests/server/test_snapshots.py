@@ -1,7 +1,5 @@
 """Snapshots: an LRU cache of futures; new tags of one project are embedded beside, and take nobody's place."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from collections.abc import Callable

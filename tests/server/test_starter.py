@@ -1,7 +1,5 @@
 """The server with the starter bundle and the bundled photos: the tags of `ram-backend tag`, for Label Studio."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

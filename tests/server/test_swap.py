@@ -1,7 +1,5 @@
 """Versions in the server: swapped in one piece, each answer by one of them, gone from memory afterwards."""
 
-from __future__ import annotations
-
 import gc
 import threading
 import weakref

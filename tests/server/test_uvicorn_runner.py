@@ -1,7 +1,5 @@
 """The command as a process: ports, signals, log lines."""
 
-from __future__ import annotations
-
 import json
 import signal
 import socket

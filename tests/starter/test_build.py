@@ -1,7 +1,5 @@
 """Building the starter from labelled photos, on a handful of them: the one command that makes what ships."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

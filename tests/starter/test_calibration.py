@@ -1,7 +1,5 @@
 """Calibration on data whose true probabilities are known."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

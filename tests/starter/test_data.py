@@ -1,7 +1,5 @@
 """What each kind of set says about a photo: present, absent, or nobody knows."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`python -m starter`: errors are one line."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

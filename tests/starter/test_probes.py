@@ -1,7 +1,5 @@
 """Linear probes: own directions fitted in closed form, borrowed ones for tags of similar meaning."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Commands as people type them, and the project that they are about."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

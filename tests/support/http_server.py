@@ -1,7 +1,5 @@
 """HTTP servers on loopback addresses, which record their requests."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import ssl

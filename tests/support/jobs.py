@@ -1,7 +1,5 @@
 """Projects and corrections to make jobs of, and functions that do jobs in a moment."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A fake Label Studio: logins, files and the API of one project, with the answers of 1.23.2."""
 
-from __future__ import annotations
-
 import base64
 import json
 import threading
@@ -93,7 +91,7 @@ class FakeLabelStudio(HttpServer):
         self.route("/api/dm/views/", self._views)
 
     @classmethod
-    def with_tasks(cls, tasks: int = 0) -> FakeLabelStudio:
+    def with_tasks(cls, tasks: int = 0) -> "FakeLabelStudio":
         """Project 7, with a backend and so many tasks."""
         made = cls(project=7)
         made.backend(id=4, model_version=VERSION)

@@ -1,7 +1,5 @@
 """A PostgreSQL server of our own, thrown away after the tests."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import shutil

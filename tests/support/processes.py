@@ -1,7 +1,5 @@
 """Processes: waiting for them, finding them, and `ram-backend serve` with the tiny network."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

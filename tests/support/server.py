@@ -1,7 +1,5 @@
 """Servers with the tiny model: in this process, with their database and versions, and the bodies of their requests."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

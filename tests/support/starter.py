@@ -1,7 +1,5 @@
 """The starter bundle for tests: installed and exported once, lent to each data folder."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

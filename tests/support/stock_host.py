@@ -1,7 +1,5 @@
 """label-studio-ml 1.0.9 as a process: `make stock-host` makes its virtual environment."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

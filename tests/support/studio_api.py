@@ -1,7 +1,5 @@
 """Client of a real Label Studio's API, for tests that play its user."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

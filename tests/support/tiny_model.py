@@ -1,7 +1,5 @@
 """A tiny model: a network that can be computed by hand, its bundle and its text encoder."""
 
-from __future__ import annotations
-
 import base64
 import io
 import threading

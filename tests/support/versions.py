@@ -1,7 +1,5 @@
 """Small versions to test with."""
 
-from __future__ import annotations
-
 import os
 import signal
 from datetime import UTC, datetime

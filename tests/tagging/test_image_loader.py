@@ -1,7 +1,5 @@
 """From bytes to tokens: an image that was seen before is neither decoded nor encoded."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import threading

@@ -1,7 +1,5 @@
 """Tagger, subset and delta on a network small enough to be computed by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

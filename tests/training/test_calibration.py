@@ -1,7 +1,5 @@
 """Scales and offsets: recovered where there is enough data, the bundle's where there is none."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

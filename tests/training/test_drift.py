@@ -1,7 +1,5 @@
 """Drift: other photos raise the alarm soon, photos like those of the fit hardly ever."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """Fine-tuning of the head: what it learns, what it leaves alone, when it stops."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Iterator, Sequence

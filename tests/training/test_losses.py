@@ -1,7 +1,5 @@
 """The asymmetric loss against its definition."""
 
-from __future__ import annotations
-
 import torch
 
 from ram_backend.training.head_tuning import asymmetric_loss

@@ -1,7 +1,5 @@
 """The closed-form ridge against refitting by brute force, and the sharing between tags of similar meaning."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Trainers on drawn corrections: what is learned, what is left alone, and how a candidate is chosen."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A small bundle and a small project whose image tokens tell the tags, in a way that the head doesn't know."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A version on disk: written whole or not at all, and never read where it is not what was written."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

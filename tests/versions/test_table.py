@@ -1,7 +1,5 @@
 """What is served: published by compare-and-swap, rolled back and pinned, the same on SQLite and PostgreSQL."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

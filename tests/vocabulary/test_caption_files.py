@@ -1,7 +1,5 @@
 """Image-text pairs of all formats, read the same."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

@@ -1,7 +1,5 @@
 """Captions to tags: hand-checked sentences, and the tags that another parser found in Flickr8k's captions."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """MiniLM through onnxruntime: the same numbers as in transformers, and meaning."""
 
-from __future__ import annotations
-
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

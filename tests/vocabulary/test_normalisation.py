@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from ram_backend.vocabulary.normalisation import base_forms, fold, joined, singular_forms, verb_forms

@@ -1,7 +1,5 @@
 """RAM's prompt ensemble."""
 
-from __future__ import annotations
-
 import pytest
 
 from ram_backend.vocabulary import prompts as module

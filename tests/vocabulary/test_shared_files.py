@@ -1,7 +1,5 @@
 """RAM's own files, where they lie beside the repository; their small siblings always run."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Jobs in either kind of database, as for the rows alone, and the real training job with a tiny network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

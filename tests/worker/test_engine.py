@@ -1,7 +1,5 @@
 """The data engine as jobs: what three workers find together is what one process finds."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Workers and processes of jobs are killed at random moments."""
 
-from __future__ import annotations
-
 import random
 import threading
 from collections.abc import Iterator

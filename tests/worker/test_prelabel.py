@@ -1,7 +1,5 @@
 """Pre-labelling as a job, gone on with after a kill; the refresh after a swap, and what Label Studio then shows."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Each task ends with exactly one prediction, whatever happens on the way."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator, Sequence

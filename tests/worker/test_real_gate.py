@@ -1,7 +1,5 @@
 """The gate within a real training job: corrections with a pattern are served, the same ones shuffled are not."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable

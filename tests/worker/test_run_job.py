@@ -1,7 +1,5 @@
 """One job from its claim to its end, whatever happens in between."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """From corrections to a version that is served, or a reason why none is: the real job, with a tiny network."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Real workers, real queue: what happens when one of them goes away."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

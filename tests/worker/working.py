@@ -1,7 +1,5 @@
 """Real workers in processes of their own, what they do as jobs, and who kills them."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

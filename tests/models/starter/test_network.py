@@ -1,7 +1,5 @@
 """The starter as it ships: what it refuses, and what it consists of."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

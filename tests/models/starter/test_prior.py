@@ -1,7 +1,5 @@
 """The untrained part of the starter, on classifiers small enough to know the answer."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
