@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, shown
 
@@ -215,16 +214,6 @@ def test_tasks_come_in_order_and_newer_data_win() -> None:
     assert only(current(said(1, "cat"), task_data={})).reference is None
     given = [said(number, *tags, task=5) for number, tags in enumerate([("cat",), ("dog", "cat"), (), ("tree",)], 1)]
     assert states(together(*given)[0]) == states(together(*reversed(given))[0]), "whoever came first"
-
-
-def test_a_matrix() -> None:
-    labels = together(said(1, "cat"), said(2))
-    on, weights = to_matrix(labels, ["tree", "cat", "elsewhere"])
-    assert (on.dtype, weights.dtype) == (np.bool_, np.float32)
-    assert on.tolist() == [[False, True, False], [False, False, False]]
-    assert weights.tolist() == [[1, 1, 0], [1, 1, 0]]
-    assert to_matrix([], ["cat"])[0].shape == (0, 1)
-    assert labels[0].candidates is labels[1].candidates, "one object for all tasks"
 
 
 # Regions and free tags

@@ -175,31 +175,23 @@ def test_another_project_of_that_number(ledger: Ledger, studio: FakeLabelStudio,
 
 
 def test_predictions_that_nobody_recorded(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         studio.annotate(number, number, "cat", parent_prediction=10 + number)
+    studio.predict(14, 4, "cat", version=None)
     studio.predict(11, 1, "cat", "dog")
     studio.predict(5, 1, "tree", version="starter-0")
     studio.predict(12, 2, "cat")
     ledger.record_shown(KEY, [shown(2, ["cat", "tree"], ["dog"])])
-    assert reconcile(ledger, KEY, api, began=LATER).shown == 2
+    assert reconcile(ledger, KEY, api, began=LATER).shown == 3
     known = ledger.shown(KEY)
     (listed,) = known[1]
     assert (listed.model_version, listed.prediction_id, listed.source) == ("starter-1", 11, "listing")
     assert known[2] == [shown(2, ["cat", "tree"], ["dog"], prediction_id=12)]
     assert 3 not in known  # its prediction was deleted there
+    assert known[4][0].model_version == "prediction 14"
     assert reconcile(ledger, KEY, api, began=LATER).shown == 0
     (first, *_) = corrections_of(parse_label_config(CONFIG), ledger.annotations(KEY), known)
     assert (first.tags("confirmed"), first.tags("removed")) == (("cat",), ("dog",))
-
-
-def test_progress_and_a_prediction_without_a_version(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
-    for number in range(1, 251):
-        studio.annotate(number, number, "cat", parent_prediction=10)
-    studio.predict(10, 1, "cat", version=None)
-    told: list[int] = []
-    reconcile(ledger, KEY, api, began=LATER, progress=told.append)
-    assert told == [100, 200]
-    assert [each.model_version for each in ledger.shown(KEY)[1]] == ["prediction 10"]
 
 
 def test_the_label_studio_of_a_project_row(studio: FakeLabelStudio) -> None:
