@@ -1,10 +1,10 @@
 """Which pairs are evidence: all of honest annotators, some of those who only remove, none of those who accept all."""
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.training_sets import training_set
 
 from ram_backend.gate.judge import judge_candidate
 from ram_backend.gate.statistics import filter_annotators
@@ -56,21 +56,7 @@ def photos(seed: int, count: int) -> TrainingSet:
     base = (2 * features @ np.random.default_rng(7).normal(size=(24, 8)) / 24**0.5 + 1).astype(np.float32)
     labels = drawn.random(base.shape) < sigmoid(base)
     labels[:, 0] &= features[:, 0] < -0.3
-    half = np.full(8, 0.5, dtype=np.float32)
-    return TrainingSet(
-        tags=tuple("abcdefgh"),
-        features=features,
-        tokens=None,
-        base=base,
-        incumbent=base,
-        labels=labels,
-        weights=np.ones_like(base),
-        content=tuple(hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(count)),
-        groups=np.arange(count),
-        base_thresholds=half,
-        incumbent_thresholds=half,
-        add_costs=np.ones_like(half),
-    )
+    return training_set(features, base, labels, seed=seed)
 
 
 def test_what_an_annotator_who_only_removes_one_tag_teaches_is_no_loss() -> None:

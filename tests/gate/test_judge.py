@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support import training_sets
 
 from ram_backend.gate import judge as gate
 from ram_backend.gate.judge import UNRELATED, Verdict, judge_candidate, measure_shift, refuse_before_fitting
@@ -33,21 +34,8 @@ def project(seed: int, images: int, *, shuffled: bool = False, tags: int = TAGS)
     base = 1.5 * truth + 2.0 * features @ random.normal(size=(WIDTH, tags)) / np.sqrt(WIDTH) - 2.0
     if shuffled:
         labels = labels[random.permutation(images)]
-    log_odds = base.astype(np.float32)
-    return TrainingSet(
-        tags=tuple(f"tag {number}" for number in range(tags)),
-        features=features.astype(np.float32),
-        tokens=None,
-        base=log_odds,
-        incumbent=log_odds,
-        labels=labels,
-        weights=np.where(labels, 1.0, 0.5).astype(np.float32),
-        content=tuple(hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(images)),
-        groups=np.arange(images),
-        base_thresholds=np.full(tags, 0.5, dtype=np.float32),
-        incumbent_thresholds=np.full(tags, 0.5, dtype=np.float32),
-        add_costs=np.ones(tags, dtype=np.float32),
-    )
+    weights = np.where(labels, 1.0, 0.5).astype(np.float32)
+    return training_sets.training_set(features, base, labels, seed=seed, weights=weights)
 
 
 def learned(training_set: TrainingSet, seed: int = 0) -> Verdict:

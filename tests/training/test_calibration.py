@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from ram_backend.metrics import calibration_error
 from ram_backend.models.calibration import sigmoid
 from ram_backend.training import calibration as recalibration
 from ram_backend.training.calibration import (
@@ -52,43 +51,11 @@ def test_a_rare_tag_follows_the_others() -> None:
     assert shift[5] == pytest.approx(-2, abs=0.9)
 
 
-def test_with_hardly_any_images_the_bundle_is_kept() -> None:
-    z = np.array([[2.0, -2], [1, -3], [-2, 0]], dtype=np.float32)
-    labels = np.array([[1, 0], [1, 0], [0, 1]], dtype=bool)
-    shift = fitted(z, np.zeros(z.shape), labels)[1]
-    assert shift == pytest.approx(np.zeros(2), abs=0.8)
-
-
 def test_a_recipe_that_says_nothing_gets_no_weight() -> None:
     z, _, labels = drawn(1500, [1] * 5, [0] * 5, [0] * 5)
     noise = np.random.default_rng(9).normal(size=z.shape)
     assert np.abs(fitted(z, noise, labels)[0]).max() < 0.15
     assert np.all(fitted(z, -10 * (labels - 0.5), labels)[0] >= 0), "never against what was learned"
-
-
-def test_what_nobody_said_anything_about_stays_the_bundles() -> None:
-    z, u, labels = drawn(300, [0.5] * 3, [1] * 3, [-1] * 3)
-    counts = np.ones(labels.shape)
-    counts[:, 1] = 0
-    scale, shift = fitted(z, u, labels, counts)
-    assert (scale[1], shift[1]) == (0, 0)
-    assert shift[0] < -0.5
-
-
-@pytest.mark.parametrize("label", [False, True])
-def test_equal_labels_teach_nothing(label: bool) -> None:
-    z, u, labels = drawn(20, [1] * 2, [1] * 2, [0] * 2)
-    counts = np.ones(labels.shape)
-    assert fit_pooled_prior(z, u, np.full_like(labels, label), counts) == (None, 0)
-    scale, shift = fit_tag_calibrations(z, u, np.full_like(labels, label), counts, None)
-    assert not scale.any()
-    assert not shift.any()
-
-
-def test_a_tag_that_is_always_refused_falls() -> None:
-    z, u, labels = drawn(200, [1] * 4, [0] * 4, [0] * 4)
-    labels[:, 0] = False
-    assert fitted(z, u, labels)[1][0] < -2
 
 
 def test_many_tags_are_fitted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,15 +65,6 @@ def test_many_tags_are_fitted_in_portions(monkeypatch: pytest.MonkeyPatch) -> No
     scale, shift = fitted(z, u, labels)
     assert scale == pytest.approx(whole_scale, abs=0.2)
     assert shift == pytest.approx(whole_shift, abs=0.5)
-
-
-def test_scores_are_honest_on_unseen_images_also_where_a_no_is_half_believed() -> None:
-    z, u, labels = drawn(4000, [1] * 20, [1] * 20, [-2] * 20)
-    weights = np.where(labels, 1, 0.5).astype(np.float32)[:2000]
-    scale, shift = fitted(z[:2000], u[:2000], labels[:2000], pair_weights(labels[:2000], weights))
-    log_odds = z[2000:] + scale * u[2000:] + shift
-    assert calibration_error(sigmoid(log_odds), labels[2000:]) < 0.02
-    assert calibration_error(sigmoid(z[2000:].astype(np.float64)), labels[2000:]) > 0.1, "the bundle's are not"
 
 
 def test_evidence_is_alike_for_all_known_pairs_of_a_tag() -> None:

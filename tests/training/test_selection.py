@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import training_sets
 
 from ram_backend.errors import InputError
 from ram_backend.gate.training_set import TrainingSet
@@ -27,21 +28,9 @@ def drawn(images: int, tags: int = 6, seed: int = 0, knowledge: float = 0.5, rat
     truth = features @ directions.T
     labels = random.random((images, tags)) < sigmoid(truth + shown)
     base = (2 * (knowledge * truth + random.normal(size=truth.shape)) + 1).astype(np.float32)
-    return TrainingSet(
-        tags=tuple(f"tag {number}" for number in range(tags)),
-        features=features,
-        tokens=None,
-        base=base,
-        incumbent=base,
-        labels=labels,
-        weights=np.where(labels, 1, 0.5).astype(np.float32),
-        content=tuple(f"{seed:08x}{number:08x}" for number in range(images)),
-        groups=np.arange(images),
-        base_thresholds=np.full(tags, 0.7, dtype=np.float32),
-        incumbent_thresholds=np.full(tags, 0.7, dtype=np.float32),
-        add_costs=np.ones(tags, dtype=np.float32),
-        calibrated=False,
-    )
+    weights, thresholds = np.where(labels, 1, 0.5).astype(np.float32), np.full(tags, 0.7, dtype=np.float32)
+    own = {"weights": weights, "base_thresholds": thresholds, "incumbent_thresholds": thresholds, "calibrated": False}
+    return training_sets.training_set(features, base, labels, seed=seed, **own)
 
 
 UNSEEN = drawn(1500, seed=99)
@@ -189,15 +178,6 @@ def test_new_tags_are_lent_what_the_bundle_does_not_know_yet() -> None:
     for pair in range(3):
         seen, unseen = candidate.delta.weight[2 * pair + 1, [2 * pair, 2 * pair + 1]]
         assert abs(seen) < 0.6 * unseen
-
-
-def test_progress_is_reported() -> None:
-    stages: list[tuple[str, int, int]] = []
-    fitted(drawn(30), progress=lambda *news: stages.append(news))
-    assert list(dict.fromkeys(stage for stage, _, _ in stages)) == ["recalibration", "residual"]
-    steps = [step for stage, step, _ in stages if stage == "residual"]
-    assert steps == sorted(steps)
-    assert steps[-1] == stages[-1][2]
 
 
 def test_recalibration_moves_offsets_alone_and_only_where_the_evidence_is_clear() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from models import tiny
+from support import training_sets
 
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import Bundle
@@ -44,18 +45,5 @@ def training_set(seed: int = 1, images: int = IMAGES) -> TrainingSet:
     tokens = rng.normal(size=(images, TOKENS, WIDTH)) * 0.3 + (labels @ directions)[:, None, :]
     tokens[:, 0] = rng.normal(size=tokens[:, 0].shape)
     tokens = tokens.astype(np.float16)
-    base = (0.3 * rng.normal(size=(images, TAGS))).astype(np.float32)
-    return TrainingSet(
-        tags=NAMES[:TAGS],
-        features=tokens[:, 0].astype(np.float32),
-        tokens=tokens,
-        base=base,
-        incumbent=base,
-        labels=labels,
-        weights=np.ones(labels.shape, dtype=np.float32),
-        content=tuple(f"{seed:08x}{number:08x}" for number in range(images)),
-        groups=np.arange(images),
-        base_thresholds=np.full(TAGS, 0.5, dtype=np.float32),
-        incumbent_thresholds=np.full(TAGS, 0.5, dtype=np.float32),
-        add_costs=np.ones(TAGS, dtype=np.float32),
-    )
+    base = 0.3 * rng.normal(size=(images, TAGS))
+    return training_sets.training_set(tokens[:, 0], base, labels, seed=seed, tokens=tokens)
