@@ -83,3 +83,8 @@ def house(
             return mine
 
         yield build
+
+
+@pytest.fixture
+def there(house: Callable[..., House]) -> House:
+    return house()

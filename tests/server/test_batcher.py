@@ -97,16 +97,6 @@ def test_jobs_go_before_the_next_batch(batcher: Batcher, network: Gated) -> None
     assert results(waiting) == [1]
 
 
-def test_a_spare_lane_works_with_the_first(with_spare: Batcher, network: Gated) -> None:
-    futures = put(with_spare, network, 0, 1, 2)
-    for _ in range(2):
-        assert network.entered.acquire(timeout=30)
-    assert put(with_spare, network, 3)[0].cancel()
-    network.go_on.release(3)
-    assert results(futures) == [0, 1, 2]
-    assert sorted(network.batches) == [[0], [1], [2]]
-
-
 def test_a_spare_lane_leaves_networks_alone_that_use_all_threads(with_spare: Batcher, network: Gated) -> None:
     network.side_by_side = False
     futures = put(with_spare, network, 0, 1)

@@ -17,11 +17,8 @@ from support.tiny_model import BLUE, RED, picture
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ShownPrediction, image_key, shown_of
+from ram_backend.feedback.shown import ShownPrediction, image_key
 from ram_backend.images.decode import decode, perceptual_hash
-from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.predictions import ScoredChoice, prediction
-from ram_backend.labelstudio.schema import free_choice
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server import handlers
@@ -94,16 +91,6 @@ def test_a_project_has_a_share_of_the_disk(
     assert statuses == [200, 400, 400]
     assert len(ledger.annotations(key)) == 2
     assert 'ram_refused_total{what="events"} 2.0' in client.get("/metrics").text
-
-
-def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, jobs: FakeJobs) -> None:
-    unknown = [{"action": "LABEL_LINK_CREATED"}, {"action": "NEVER_HEARD\nOF"}, {}, {"project": "x"}, event("x")]
-    for body in ({"action": "PROJECT_UPDATED"}, {"action": "TASKS_CREATED", "project": {"id": 1}}, *unknown):
-        assert client.post("/webhook", json=body).json() == {"status": "ok"}
-    without = event()
-    del without["project"]
-    assert client.post("/webhook", json=without).status_code == 200
-    assert jobs.asked == []
 
 
 def test_nothing_pretends_to_be_kept(
@@ -198,31 +185,6 @@ def test_predictions_do_not_depend_on_the_record(
     wait_until(lambda: away.call_count > 1)
     monkeypatch.undo()
     wait_until(lambda: ledger.shown(ProjectKey(studio.url, 1, 5)))
-
-
-def test_what_was_shown_of_every_kind_of_control() -> None:
-    config = (
-        '<View><Image name="image" value="$image"/>'
-        '<Choices name="flat" toName="image" choice="multiple"><Choice value="a"/><Choice value="b"/></Choices>'
-        '<Taxonomy name="tree" toName="image"><Choice value="x"><Choice value="y"/></Choice></Taxonomy>'
-        '<RectangleLabels name="boxes" toName="image" model_tags="true"><Label value="p"/><Label value="q" alias="r"/>'
-        '</RectangleLabels><TextArea name="words" toName="image" model_tags="true"/></View>'
-    )
-    schema = parse_label_config(config)
-    free = (free_choice("m"), free_choice("red chair"))
-    scored = {
-        control.name: [
-            ScoredChoice(choice, score, 0.5) for choice, score in zip(control.choices or free, (0.2, 0.9), strict=True)
-        ]
-        for control in schema.tag_controls
-    }
-    made = prediction(schema, scored, model_version="v", image_sizes={})
-    shown = shown_of(schema, 3, made, scored, [], "v0001")
-    found = [(each.control, "/".join(each.path), each.ticked) for each in shown.choices]
-    on = {("flat", "b"), ("tree", "x/y"), ("boxes", "r"), ("words", "red chair")}
-    off = {("flat", "a"), ("tree", "x"), ("boxes", "p"), ("words", "m")}
-    assert sorted(found) == sorted([(*each, True) for each in on] + [(*each, False) for each in off])
-    assert (shown.version, shown.model_version) == ("v0001", "v")
 
 
 def record(task: int) -> ShownPrediction:

@@ -22,7 +22,7 @@ from support.stock_host import FOLDER, PROGRAM, needs_stock_host
 from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, ColourWords, colour_model, identity, inline, picture
 
 from ram_backend.database.engine import open_database
-from ram_backend.errors import BundleNotFound, InputError, ProjectOptionsError
+from ram_backend.errors import BundleNotFound, ProjectOptionsError
 from ram_backend.labelstudio.request_models import SetupRequest
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server import in_process, model
@@ -271,17 +271,6 @@ def test_extra_params_of_the_second_line(host: Callable[..., Second]) -> None:
         setup({"threshold": 7})
     assert setup(None) == few
     assert setup("{}") == plain
-
-
-def test_what_cannot_be_tagged_is_said(host: Callable[..., Any], studio: FakeLabelStudio) -> None:
-    nothing = "<View><Text name='text' value='$text'/></View>"
-    first, second = host(First), host(Second)
-    first.setup(setup_body(nothing, studio))
-    for predict in (first.predict, second.predict):
-        with pytest.raises(InputError, match="Choices"):
-            predict(asked([inline(RED)], nothing))
-    with pytest.raises(InputError):
-        second.predict(predict_body(CONFIG, []) | {"tasks": [7]})
 
 
 @pytest.mark.parametrize("project", ["", "None", "abc", "1" * 30])

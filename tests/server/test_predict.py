@@ -26,15 +26,6 @@ def red(studio: FakeLabelStudio) -> str:
     return studio.upload("red.png", picture(RED))
 
 
-def test_free_tags_of_the_vocabulary_or_of_the_admins(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
-    config = '<View><Image name="image" value="$image"/><TextArea name="tags" toName="image"/></View>'
-    connect(client, studio, config)
-    body = predict_body(config, [red])
-    assert ticked(client, body)[0] == ["red"]
-    connect(client, studio, config, extra_params={"tags": ["blue", "pink", "red"], "threshold": 0.8})
-    assert ticked(client, body)[0] == ["red", "pink"]
-
-
 def test_two_hundred_tasks_in_one_request(start: Start, studio: FakeLabelStudio) -> None:
     """A broken image, a missing one, a huge photo, a GIF, one over the limit, a text: 200 results, order kept."""
     client = start(max_image_bytes=300_000, network=(network := ColourNetwork()))
@@ -152,17 +143,6 @@ def test_a_project_that_never_said_setup(client: httpx.Client) -> None:
     assert ticked(client, body)[0] == ["red"]
     del body["project"]
     assert ticked(client, body)[0] == ["red"]
-
-
-def test_concurrent_requests_share_batches(start: Start, studio: FakeLabelStudio) -> None:
-    network = ColourNetwork(seconds=0.02)
-    client = start(network=network, batch_size=8, fetch_threads=8)
-    connect(client, studio)
-    with ThreadPoolExecutor(12) as pool:
-        found = list(pool.map(lambda image: results(client, predict_body(CONFIG, [image])), many(studio, 24)))
-    assert [len(each) for each in found] == [1] * 24
-    assert sum(network.batches) == 24
-    assert len(network.batches) < 24, "one-image requests were merged"
 
 
 def test_work_for_a_caller_that_is_gone_ends(start: Start, studio: FakeLabelStudio) -> None:

@@ -34,8 +34,7 @@ def _flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_version_is_quarantined_and_the_old_one_stays(house: Callable[..., House], kind: str) -> None:
-    there = house()
+def test_a_damaged_version_is_quarantined_and_the_old_one_stays(there: House, kind: str) -> None:
     there.serve(there.make(-5.0))
     before, bad = there.scores(), there.make(5.0)
     DAMAGE[kind](bad.path)
@@ -67,8 +66,7 @@ def test_a_damaged_version_at_the_start_leaves_the_base(house: Callable[..., Hou
     assert third.setup() == base[0], "known to be damaged: not even named"
 
 
-def test_a_version_that_was_restored_is_served_again(house: Callable[..., House]) -> None:
-    there = house()
+def test_a_version_that_was_restored_is_served_again(there: House) -> None:
     stored = there.make(-5.0)
     hidden = stored.path.rename(stored.path.parent / "hidden")
     there.publish(stored)
@@ -79,8 +77,7 @@ def test_a_version_that_was_restored_is_served_again(house: Callable[..., House]
     assert there.scores()[1] == []
 
 
-def test_foreign_rejected_and_impossible_versions_are_never_served(house: Callable[..., House]) -> None:
-    there = house()
+def test_foreign_rejected_and_impossible_versions_are_never_served(there: House) -> None:
     before = there.scores()
     other = ProjectKey("http://elsewhere", 1, 1_795_452_148)
     foreign = there.make(9.0, key=other)

@@ -131,15 +131,6 @@ def test_what_is_left_out_changes_no_prediction(
     assert results[0] == results[1]
 
 
-def test_many_choices_are_cut_to_few() -> None:
-    names = [f"tag {number}" for number in range(5000)]
-    control = recipe(choices_config(*names)).controls["tags"]
-    scores = np.linspace(0, 0.4, 5000, dtype=np.float32)[None]
-    found = scored_choices(control, scores, np.full(5000, 0.51, dtype=np.float32))[0]
-    assert len(found) <= 3
-    assert max(one.score for one in found) == pytest.approx(0.4)
-
-
 FREE = '<View><Image name="image" value="$image"/>{}<TextArea name="words" toName="image" model_tags="true"/></View>'
 
 

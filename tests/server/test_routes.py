@@ -22,7 +22,6 @@ from support.server import (
     results,
     setup_body,
     tags_of,
-    ticked,
 )
 from support.tiny_model import BLUE, RED, ColourNetwork, ColourWords, identity, picture
 
@@ -197,14 +196,6 @@ def test_setup_never_waits_for_new_words(start: Start, studio: FakeLabelStudio, 
     assert len(words.asked) == 201, "each word is embedded once"
 
 
-def test_projects_are_known_again_after_a_restart(start: Start, studio: FakeLabelStudio) -> None:
-    before = connect(start(), studio, extra_params={"threshold": 0.01})
-    second = start()
-    body = predict_body(CONFIG, [studio.upload("a.png", picture(RED))])
-    wait_until(lambda: second.post("/predict", json=body).json().get("model_version") == before)
-    assert len(ticked(second, body)[0]) == 3
-
-
 def test_jobs_and_corrections_are_counted_on_a_look(
     house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,8 +213,7 @@ def test_jobs_and_corrections_are_counted_on_a_look(
     assert 'ram_jobs_open{kind="train",state="requested"} 0.0' in there.client.get("/metrics").text
 
 
-def test_each_step_of_a_prediction_is_timed(house: Callable[..., House]) -> None:
-    there = house()
+def test_each_step_of_a_prediction_is_timed(there: House) -> None:
     for _ in range(2):
         there.client.post("/predict", json=predict_body(CONFIG, [there.red], PROJECT))
     text = there.client.get("/metrics").text

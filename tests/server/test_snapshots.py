@@ -29,7 +29,10 @@ def new_words(count: int, word: str = "word") -> str:
     return choices_config(*[f"{word} {number}" for number in range(count)])
 
 
-def test_known_tags_wait_for_nobodys_new_ones(start: Start, studio: FakeLabelStudio, words: ColourWords) -> None:
+def test_known_tags_wait_for_nobodys_new_ones(
+    start: Start, studio: FakeLabelStudio, words: ColourWords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "EMBEDDED_AT_ONCE", 1)
     words.go_on.clear()
     client, red = start(), studio.upload("a.png", picture(RED))
     for number in range(2, 7):
@@ -38,6 +41,8 @@ def test_known_tags_wait_for_nobodys_new_ones(start: Start, studio: FakeLabelStu
     answer = client.post("/predict", json=predict_body(KNOWN, [red], "1.1"))
     words.go_on.set()
     assert tags_of(answer.json()["results"][0]) == ["red"]
+    last = client.post("/predict", json=predict_body(new_words(6), [red], "6.1"))
+    assert last.status_code == 200, "new ones wait for each other"
 
 
 def test_new_tags_have_a_limit(start: Start, studio: FakeLabelStudio) -> None:
@@ -58,20 +63,6 @@ def test_setup_says_why_new_tags_are_not_embedded(
     client, body = start(), setup_body(new_words(3), studio)
     wait_until(lambda: client.post("/setup", json=body).status_code == 503)
     assert client.post("/setup", json=body).json()["error"] == "Its weights are not here."
-
-
-def test_snapshots_that_embed_wait_for_each_other(
-    start: Start, studio: FakeLabelStudio, words: ColourWords, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(services, "EMBEDDED_AT_ONCE", 1)
-    words.go_on.clear()
-    client, red = start(), studio.upload("a.png", picture(RED))
-    for number in range(2, 7):
-        body = setup_body(choices_config("red", f"word {number}"), studio, f"{number}.1")
-        assert client.post("/setup", json=body).status_code == 200
-    words.go_on.set()
-    answer = client.post("/predict", json=predict_body(choices_config("red", "word 6"), [red], "6.1"))
-    assert tags_of(answer.json()["results"][0]) == ["red"]
 
 
 def test_pieces_are_embedded_in_turn(settings: Settings, words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> None:

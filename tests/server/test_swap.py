@@ -26,8 +26,7 @@ from ram_backend.versions.table import VersionTable
 pytestmark = ON_BOTH_DATABASES
 
 
-def test_a_published_version_is_served_and_rolled_back(house: Callable[..., House]) -> None:
-    there = house()
+def test_a_published_version_is_served_and_rolled_back(there: House) -> None:
     base = there.scores()
     assert (base[0], base[1]) == (there.setup(), ["red"])
     there.serve(there.make(-5.0))
@@ -71,9 +70,8 @@ def test_a_version_on_a_bundle_of_its_own(house: Callable[..., House], monkeypat
     assert there.scores() == base
 
 
-def test_a_rollback_brings_the_thresholds_back(house: Callable[..., House]) -> None:
+def test_a_rollback_brings_the_thresholds_back(there: House) -> None:
     """The versions give the same scores; only where they tick differs."""
-    there = house()
     base = there.scores()
     there.serve(there.make(0.0, threshold=0.99))
     before = there.predict()
@@ -86,8 +84,7 @@ def test_a_rollback_brings_the_thresholds_back(house: Callable[..., House]) -> N
     assert there.scores() == base
 
 
-def test_new_and_dynamic_tags_have_their_version_too(house: Callable[..., House]) -> None:
-    there = house()
+def test_new_and_dynamic_tags_have_their_version_too(there: House) -> None:
     config = choices_config("turquoise", "blue")
     dynamic = choices_config(attributes='value="$options"')
     body = predict_body(dynamic, [there.red], PROJECT)
@@ -142,9 +139,8 @@ def test_a_server_names_versions_that_nobody_asked_it_about(house: Callable[...,
     assert third.client.get("/versions", params={"project": "7"}).json()["versions"] == []
 
 
-def test_the_database_may_be_away(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_database_may_be_away(there: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is served stays, and what happened meanwhile is found out afterwards."""
-    there = house()
     there.serve(there.make(-5.0))
     before = there.scores()
     away = Mock(side_effect=DatabaseUnavailable("The database is away."))
@@ -156,8 +152,7 @@ def test_the_database_may_be_away(house: Callable[..., House], monkeypatch: pyte
     wait_until(lambda: there.is_served("v0002"))
 
 
-def test_a_restored_database_is_believed(house: Callable[..., House]) -> None:
-    there = house()
+def test_a_restored_database_is_believed(there: House) -> None:
     base = there.scores()
     there.serve(there.make(-5.0))
     database = open_database(there.settings)
@@ -169,8 +164,7 @@ def test_a_restored_database_is_believed(house: Callable[..., House]) -> None:
     assert there.scores() == base
 
 
-def test_a_forgotten_project_is_served_the_base(house: Callable[..., House]) -> None:
-    there = house()
+def test_a_forgotten_project_is_served_the_base(there: House) -> None:
     base = there.scores()
     there.serve(there.make(-5.0))
     database = open_database(there.settings)
@@ -181,8 +175,7 @@ def test_a_forgotten_project_is_served_the_base(house: Callable[..., House]) -> 
     assert there.scores() == base
 
 
-def test_memory_of_the_old_returns(house: Callable[..., House]) -> None:
-    there = house()
+def test_memory_of_the_old_returns(there: House) -> None:
     there.serve(there.make(-5.0))
     there.scores()
     old = there.services.swap.actual(there.key)
@@ -222,9 +215,8 @@ def test_what_is_in_work_ends_on_the_old_version(house: Callable[..., House]) ->
     assert there.scores()[1] == ["red"]
 
 
-def test_no_request_fails_or_mixes_while_versions_change(house: Callable[..., House]) -> None:
+def test_no_request_fails_or_mixes_while_versions_change(there: House) -> None:
     """Many clients, many versions: each answer's scores are those of the version that it names."""
-    there = house()
     there.setup()
     green = there.studio.upload("green.png", picture(GREEN))
     stored = [there.make(bias) for bias in (-5.0, -0.5, 0.4, 5.0, -1.0, 2.0)]
@@ -266,9 +258,8 @@ def test_no_request_fails_or_mixes_while_versions_change(house: Callable[..., Ho
     assert len(seen) >= 3
 
 
-def test_versions_of_many_at_once(house: Callable[..., House]) -> None:
+def test_versions_of_many_at_once(there: House) -> None:
     """Overtaken while it is prepared: what the database says last is what is served."""
-    there = house()
     there.setup()
     for each in [there.make(float(number)) for number in range(8)]:
         there.publish(each)

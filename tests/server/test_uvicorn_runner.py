@@ -1,10 +1,8 @@
 """The command as a process: ports, signals, log lines."""
 
-import json
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
@@ -50,17 +48,3 @@ def test_a_taken_port_moves_on_and_says_so() -> None:
 def test_hosts_that_cannot_be_listened_at() -> None:
     with pytest.raises(SettingsError, match=r"203\.0\.113\.7"):
         bind("203.0.113.7", 0)
-
-
-def test_json_lines_name_the_request(studio: FakeLabelStudio) -> None:
-    with served("--port", "0", environment={"RAM_LOG_FORMAT": "json"}) as (_, lines):
-        answer = httpx.post(f"{url_in(lines)}/setup", json=setup_body(choices_config("red"), studio), trust_env=False)
-
-        def told() -> list[dict[str, Any]]:
-            said = [json.loads(line) for line in lines if line.startswith("{")]
-            return [each for each in said if each.get("request") == answer.headers["x-request-id"]]
-
-        wait_until(lambda: any(each.get("route") == "/setup" for each in told()))
-        (line,) = [each for each in told() if "route" in each]
-    assert (line["method"], line["status"], line["level"]) == ("POST", 200, "info")
-    assert line["ms"] > 0
