@@ -89,13 +89,6 @@ def test_of_two_workers_one_requests(settings: Settings, schedules: ScheduleTabl
         assert do_all(queue) == 1
 
 
-def test_an_open_job_covers_it(schedules: ScheduleTable, queue: JobTable) -> None:
-    queue.request(KEY, "train", "pressed")
-    schedules.set(KEY, "train", "* * * * *", now=datetime(2026, 7, 1, tzinfo=UTC))
-    schedules.request_due(now=datetime(2026, 7, 2, tzinfo=UTC))
-    assert [job.reason for job in queue.jobs(KEY)] == ["pressed"]
-
-
 def test_a_pinned_project_is_not_trained(database: Database, schedules: ScheduleTable, queue: JobTable) -> None:
     VersionTable(database).pin(KEY)
     for kind in ("train", "refresh"):

@@ -14,7 +14,6 @@ from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs import table as queue_module
 from ram_backend.jobs.job import OPEN, Job, JobKind, JobResult
 from ram_backend.jobs.table import JobTable, database_now
-from ram_backend.logs import with_request_id
 from ram_backend.projects.keys import ProjectKey
 
 
@@ -51,26 +50,12 @@ def test_five_requests_are_one_job(queue: JobTable) -> None:
 
 
 def test_kinds_and_projects_have_jobs_of_their_own(queue: JobTable) -> None:
-    nothing = dict.fromkeys(product(get_args(JobKind), OPEN), 0)
-    assert queue.open_jobs() == nothing
     kinds: list[tuple[ProjectKey, JobKind]] = [(KEY, "train"), (KEY, "refresh"), (OTHER, "train")]
     assert all(queue.request(key, kind, "asked").is_new for key, kind in kinds)
-    assert len(queue.jobs()) == 3
     assert {job.kind for job in queue.jobs(KEY)} == {"train", "refresh"}
     running(queue)
     counts = {("train", "requested"): 1, ("train", "running"): 1, ("refresh", "requested"): 1}
-    assert queue.open_jobs() == nothing | counts
-
-
-def test_a_job_names_the_http_request_that_asked_first(queue: JobTable) -> None:
-    with with_request_id("first"):
-        job = queue.request(KEY, "train", "pressed").job
-    with with_request_id("second"):
-        again = queue.request(KEY, "train", "pressed").job
-        other = queue.request(OTHER, "train", "pressed").job
-    by_itself = queue.request(KEY, "refresh", "100 corrections have changed").job
-    assert [each.request_id for each in (job, again, other, by_itself)] == ["first", "first", "second", None]
-    assert job_of(queue, job.id).to_json()["request"] == "first"
+    assert queue.open_jobs() == dict.fromkeys(product(get_args(JobKind), OPEN), 0) | counts
 
 
 def test_of_requests_and_claims_at_once_one_wins(queue: JobTable) -> None:

@@ -90,17 +90,3 @@ def test_large_bodies_together(start: Start) -> None:
             line.send(b" " * 99_998 + b"{}")
             assert line.answer()[0] == 200
     wait_until(lambda: client.post("/webhook", content=b" " * 1_900_000 + b"{}", headers=JSON).status_code == 200)
-
-
-def test_others_are_served_meanwhile(start: Start, studio: FakeLabelStudio) -> None:
-    config = choices_config("red")
-    client = start(request_seconds=60)
-    client.post("/setup", json=setup_body(config, studio))
-    with ExitStack() as stack:
-        for number in range(300):
-            line = stack.enter_context(Line(client))
-            line.send([b"", b"POST /pre", POST + b"Content-Length: 9000\r\n\r\n{"][number % 3])
-        body = predict_body(config, [studio.upload("a.png", picture(RED))])
-        assert client.post("/predict", json=body).status_code == 200
-        assert client.post("/webhook", json={}).status_code == 200
-        assert health(client) == 200

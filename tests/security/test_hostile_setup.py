@@ -79,18 +79,6 @@ def test_a_changed_token_is_tried_before_it_replaces_the_old_one(start: Start, s
     assert tagged(client, studio.upload("a.png", picture(RED))) == ["red"]
 
 
-def test_passwords_in_the_address(start: Start, studio: FakeLabelStudio) -> None:
-    """Neither kept, nor sent, nor shown."""
-    client = start()
-    hostname = studio.url.replace("//", "//somebody:hunter2@")
-    assert client.post("/setup", json=hostile(studio, hostname=hostname)).status_code == 200
-    client.post("/predict", json=predict_body(CONFIG, [studio.upload("a.png", picture(RED))]))
-    refused = client.post("/setup", json=hostile(studio, hostname="ftp://somebody:hunter2@h"))
-    shown = refused.text + str(refused.headers) + client.get("/versions").text + client.get("/metrics").text
-    assert refused.status_code == 400
-    assert "hunter2" not in shown
-
-
 @pytest.mark.parametrize(
     "hostname",
     [
@@ -123,8 +111,6 @@ def _choices(inside: str, attributes: str = "", more: str = "") -> str:
 ENTITIES = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
 BOMBS = {
     "billion laughs": f'<!DOCTYPE v [<!ENTITY e0 "ha">{ENTITIES}]><View><Text name="&e9;"/></View>',
-    "quadratic": f'<!DOCTYPE v [<!ENTITY a "{"a" * 50_000}">]><View>{"&a;" * 50_000}</View>',
-    "a file": '<!DOCTYPE v [<!ENTITY f SYSTEM "file:///etc/passwd">]><View>&f;</View>',
     "many choices": _choices("".join(f'<Choice value="{n}"/>' for n in range(60_000))),
     "ten megabytes": _choices("".join(f'<Choice value="choice {n:09}"/>' for n in range(300_000))),
     "many elements": "<View>" + "<a/>" * 1_000_000 + "</View>",
@@ -265,14 +251,10 @@ def test_dynamic_choices_that_are_deep(client: httpx.Client, studio: FakeLabelSt
         "[" * 1_000_000,
         '{"a":' * 500_000,
         '{"threshold": ' + "9" * 1_000_000 + "}",
-        '{"top_k": 1e999999999}',
         {"tags": [f"t{n}" for n in range(60_000)]},
         {"tags": "," * 1_000_000},
-        {"per_tag": {f"t{n}": 0.5 for n in range(60_000)}},
         {"x" * 1_000_000: 1},
         {f"k{n}": 1 for n in range(100_000)},
-        {"tags": ["\x00"]},
-        "{" + ",".join('"tags": 1' for _ in range(100_000)) + "}",
         list(itertools.repeat([], 300_000)),
     ],
     ids=lambda value: str(value)[:24],

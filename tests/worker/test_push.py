@@ -1,14 +1,12 @@
 """Each task ends with exactly one prediction, whatever happens on the way."""
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
-from support.processes import wait_until
 
-from ram_backend.errors import JobLost, LabelStudioRefused, LabelStudioUnauthorized, NotAvailable
+from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, NotAvailable
 from ram_backend.jobs.job import JobOptions
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
@@ -49,25 +47,6 @@ def push(studio: FakeLabelStudio, options: JobOptions = ALL, *, size: int = 8) -
     return Attempt(studio, options, size=size).run()
 
 
-def killed(studio: FakeLabelStudio, before: Batch | None) -> Batch:
-    """The second portion of an attempt that is killed while Label Studio waits for it."""
-    attempt = Attempt(studio)
-    retrieve = attempt.api.retrieve
-
-    def until_killed(tasks: Sequence[int]) -> None:
-        if len(attempt.portions) < 2:
-            retrieve(tasks)
-            return
-        threading.Thread(target=retrieve, args=(tasks,)).start()
-        wait_until(lambda: studio.portions[-1] == list(tasks))
-        raise JobLost("killed")
-
-    attempt.api.retrieve = until_killed  # type: ignore[method-assign]
-    with pytest.raises(JobLost):
-        attempt.run(before)
-    return attempt.portions[-1]
-
-
 def test_each_task_gets_one_in_portions(studio: FakeLabelStudio) -> None:
     attempt = Attempt(studio, size=20)
     result = attempt.run()
@@ -95,17 +74,6 @@ def test_only_unlabelled_ones_or_only_named_ones(studio: FakeLabelStudio) -> Non
     assert set(studio.requested) == set(range(51, 61))
     push(studio, JobOptions(tasks=(3, 4, 55, 999)))
     assert studio.portions[-1] == [3, 4]
-
-
-def test_killed_twice_while_label_studio_waits(studio: FakeLabelStudio) -> None:
-    """The next attempt must not ask for a portion that Label Studio will store when the backend has answered."""
-    studio.seconds, studio.gives_up_after = 0.03, 5
-    before = None
-    for _ in range(2):
-        before = killed(studio, before)
-    Attempt(studio).run(before)
-    assert studio.counts() == {1: 60}
-    assert len(studio.requested) == len(set(studio.requested)), "nothing is computed twice"
 
 
 def test_a_portion_that_never_came_is_given_up(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,16 +136,6 @@ def test_images_that_can_not_be_had(studio: FakeLabelStudio) -> None:
     assert studio.portions[-1] == [5, 41]
     assert studio.counts() == {1: 60}
     assert studio.tasks[41]["predictions"][0]["result"]
-
-
-def test_nothing_but_unreachable_images(studio: FakeLabelStudio) -> None:
-    """The backend answers 503, so that there is no prediction: they are named, and the others go on."""
-    studio.unreachable = {7, 8, 9}
-    assert sorted(push(studio, JobOptions(tasks=(7, 8, 9, 10)), size=1).missing) == [7, 8, 9]
-    assert studio.counts()[1] == 1
-    studio.unreachable = set()
-    push(studio, RETRY)
-    assert studio.counts() == {1: 60}
 
 
 @pytest.mark.parametrize("first", [1, 100, 160], ids=["first", "middle", "last"])

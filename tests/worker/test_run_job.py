@@ -58,13 +58,6 @@ def test_a_reconciliation_brings_what_webhooks_missed(settings: Settings, databa
     assert (done.result or {})["added"] == len(Ledger(database).annotations(key)) == 2
 
 
-def test_nobody_to_reconcile_with_is_tried_again(settings: Settings, database: Database, queue: JobTable) -> None:
-    job = queue.request(KEY, "reconcile", "scheduled").job
-    make_due(database, job.id)
-    claim_and_run(settings, database, job.id)
-    assert job_of(queue, job.id).state == "requested"
-
-
 def failing(error: Exception) -> JobFunction:
     def function(context: JobContext) -> JobResult:
         raise error

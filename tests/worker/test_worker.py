@@ -160,15 +160,6 @@ def test_a_job_goes_after_a_server_on_the_same_machine(settings: Settings, jobs:
         assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == OOM_SCORE
 
 
-def test_two_workers_share_the_work(settings: Settings, jobs: Requests) -> None:
-    with working(settings), working(settings):
-        file = busy(settings)
-        requested = [jobs.request(key) for key in (KEY, OTHER)]
-        wait_until(lambda: len(job_processes(jobs.queue)) == 2)
-        file.unlink()
-        assert [jobs.until(job, "done").attempt for job in requested] == [1, 1]
-
-
 def test_the_job_of_a_killed_worker_goes_on(settings: Settings, jobs: Requests) -> None:
     """Its process renews the lease as before: nothing is computed twice, and nobody else begins it."""
     patient = settings.model_copy(update={"lease_seconds": 6})
