@@ -42,13 +42,6 @@ def end(queue: JobTable, job: Job, how: str) -> None:
             queue.fail(job, "mine", retry=how == "retry")
 
 
-def test_five_requests_are_one_job(queue: JobTable) -> None:
-    asked = [queue.request(KEY, "train", f"press {number}") for number in range(5)]
-    assert len({each.job.id for each in asked}) == 1
-    assert [each.is_new for each in asked] == [True, False, False, False, False]
-    assert [job.reason for job in queue.jobs()] == ["press 0"]
-
-
 def test_kinds_and_projects_have_jobs_of_their_own(queue: JobTable) -> None:
     kinds: list[tuple[ProjectKey, JobKind]] = [(KEY, "train"), (KEY, "refresh"), (OTHER, "train")]
     assert all(queue.request(key, kind, "asked").is_new for key, kind in kinds)

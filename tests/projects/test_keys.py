@@ -50,16 +50,8 @@ def test_one_spelling_for_one_label_studio(hostname: str | None, expected: str) 
 @pytest.mark.parametrize(
     "hostname",
     [
-        *(
-            "ftp://admin:secret@x",
-            "http://",
-            "http://a b",
-            "http://x:99999",
-            "file:///etc",
-            "http://[::",
-            "http://a\\b",
-        ),
-        "http://x/" + "a" * 2000,
+        *["ftp://admin:secret@x", "http://", "http://a b", "http://x:99999", "file:///etc", "http://[::"],
+        *["http://a\\b", "http://x/" + "a" * 2000],
     ],
 )
 def test_what_is_no_address(hostname: str) -> None:

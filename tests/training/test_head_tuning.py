@@ -2,15 +2,17 @@
 
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from models import reference
 from models import tiny as tiny_files
+from support import training_sets
 from training import tiny_head as tiny
 from training.tiny_head import trainer
 
@@ -183,32 +185,15 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
     file, tags = tiny_files.write(tmp_path, kind)
     bundle = import_checkpoint(file, tags, name=kind, bundles_dir=tmp_path / "bundles", **tiny_files.options(kind))
     described = {"tabby": reference.draw("new", (2, tiny_files.WIDTH), 0, 1)}
-
-    class Encoder:
-        id = "none"
-
-        def embed(self, texts: Sequence[str]) -> np.ndarray:
-            raise AssertionError("everything is described")
-
     asked = ["dog", "sky", "cat"] if kind == "tag2text" else ["dog", "tabby", "cat"]
-    subset = resolve_subset(bundle, asked, Encoder(), described=described)  # type: ignore[arg-type]
+    subset = resolve_subset(bundle, asked, Mock(id="none"), described=described)
     network = load_network(bundle, device="cpu", precision="fp32", threads=1)
     tokens = network.encode(tiny_files.images(40, salt="tuning:").numpy()).astype(np.float16)
     tagger = Tagger(bundle, network, subset, token_dtype="float16")
     base = tagger.score(tokens.astype(np.float32)).log_odds
-    training_set = replace(
-        tiny.training_set(images=40),
-        tags=tagger.tags,
-        features=tokens[:, 0].astype(np.float32),
-        tokens=tokens,
-        base=base,
-        incumbent=base,
-        labels=base > np.median(base, axis=0) + 0.01 * np.random.default_rng(0).normal(size=base.shape),
-        weights=np.ones(base.shape, dtype=np.float32),
-        base_thresholds=tagger.thresholds,
-        incumbent_thresholds=tagger.thresholds,
-        add_costs=np.ones(3, dtype=np.float32),
-    )
+    labels = base > np.median(base, axis=0) + 0.01 * np.random.default_rng(0).normal(size=base.shape)
+    own = {"tags": tagger.tags, "base_thresholds": tagger.thresholds, "incumbent_thresholds": tagger.thresholds}
+    training_set = training_sets.training_set(tokens[:, 0], base, labels, tokens=tokens, **own)
     rows, tuning = np.arange(40), trainer(bundle, subset, rank=rank, replay_tags=3)
     run = head_tuning._Tuning(tuning, training_set, rows[:30], rows[30:])
     optimizer = torch.optim.AdamW([part for part in run.head.parameters() if part.requires_grad], 1e-2)

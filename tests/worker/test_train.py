@@ -37,11 +37,15 @@ class Trainings:
 
     def __init__(self, database: Database, patch: pytest.MonkeyPatch, train: Callable[..., Job]) -> None:
         self.database, self.patch, self._train = database, patch, train
-        self.changes: dict[str, object] = {}  # of the settings
         self.ledger, self.versions = Ledger(database), VersionTable(database)
+        self.judged: list[TrainingSet] = []
 
     def train(self) -> Job:
-        return self._train(**self.changes)
+        return self._train()
+
+    def setup(self, label_config: str = CONFIG, extra_params: object = None) -> None:
+        setup = Setup.read(KEY, label_config=label_config, access_token="t", extra_params=extra_params)
+        ProjectTable(self.database).apply(setup)
 
     def correct(self, *numbers: int) -> None:
         correct(self.database, *numbers)
@@ -51,10 +55,14 @@ class Trainings:
         self.ledger.record(KEY, [FeedbackEvent("annotation_deleted", number, 0, now) for number in numbers])
 
     def gate(self, verdict: Verdict | Callable[[], Verdict]) -> None:
-        """From now on the gate's verdict."""
-        answer = verdict if callable(verdict) else lambda: verdict
+        """From now on the gate's verdict, whatever is `judged`."""
+
+        def judge(training_set: TrainingSet, *_: object, **__: object) -> Verdict:
+            self.judged.append(training_set)
+            return verdict() if callable(verdict) else verdict
+
         self.patch.setattr(training_job, "refuse_before_fitting", lambda *_, **__: None)
-        self.patch.setattr(training_job, "judge_candidate", lambda *_, **__: answer())
+        self.patch.setattr(training_job, "judge_candidate", judge)
 
     def pin(self) -> Verdict:
         """A gate's answer that comes too late."""
@@ -120,19 +128,10 @@ def test_a_rejected_one_is_kept_and_not_served(corrected: Trainings, queue: JobT
 
 
 def test_what_an_admin_ticks_is_what_is_judged(corrected: Trainings) -> None:
-    params = {"threshold": 0.9, "per_tag": {"red": 0.2}, "top_k": 1}
-    setup = Setup.read(KEY, label_config=CONFIG, access_token="t", extra_params=params)
-    ProjectTable(corrected.database).apply(setup)
+    corrected.setup(extra_params={"threshold": 0.9, "per_tag": {"red": 0.2}, "top_k": 1})
     corrected.gate(REJECT)
-    judged: list[TrainingSet] = []
-
-    def judge(training_set: TrainingSet, *_: object, **__: object) -> Verdict:
-        judged.append(training_set)
-        return REJECT
-
-    corrected.patch.setattr(training_job, "judge_candidate", judge)
     corrected.train()
-    (found,) = judged
+    (found,) = corrected.judged
     assert dict(zip(found.tags, found.thresholds, strict=True)) == pytest.approx(
         {"red": 0.2, "green": 0.9, "blue": 0.9}
     )
@@ -142,15 +141,12 @@ def test_what_an_admin_ticks_is_what_is_judged(corrected: Trainings) -> None:
 
 def test_a_precision_ticks_nothing_where_nothing_promises_it(corrected: Trainings) -> None:
     """Neither by what is served nor by a candidate of too few photos; a later one is judged against nothing."""
-    setup = Setup.read(KEY, label_config=CONFIG, access_token="t", extra_params={"precision": 0.9})
-    ProjectTable(corrected.database).apply(setup)
+    corrected.setup(extra_params={"precision": 0.9})
     corrected.gate(REJECT)
-    judged: list[TrainingSet] = []
-    corrected.patch.setattr(training_job, "judge_candidate", lambda *args, **_: judged.append(args[0]) or REJECT)
     corrected.train()
     corrected.patch.setattr(options, "PROMISED_FROM", 12)
     corrected.train()
-    few, enough = judged
+    few, enough = corrected.judged
     assert [few.thresholds.tolist(), enough.incumbent_thresholds.tolist()] == [[1, 1, 1]] * 2
     assert enough.thresholds == pytest.approx([0.971] * 3, abs=0.001)
 
@@ -176,10 +172,9 @@ def the_machine_changes(project: Trainings) -> None:
 def test_a_verdict_stands_only_for_what_it_follows_from(
     corrected: Trainings, change: Callable[[Trainings], None]
 ) -> None:
-    config, words = CONFIG.replace('"green"', '"green"/><Choice value="pink"'), ColourWords()
-    setup = Setup.read(KEY, label_config=config, access_token="t", extra_params=None)
-    ProjectTable(corrected.database).apply(setup)
+    words = ColourWords()
     words.go_on.set()
+    corrected.setup(CONFIG.replace('"green"', '"green"/><Choice value="pink"'))
     corrected.patch.setattr(text_embeddings, "open_text_encoder", lambda *_: words)
     corrected.ledger.record(KEY, [statement(13, prediction=5)])
     corrected.gate(REJECT)
@@ -327,7 +322,6 @@ def test_images_that_are_none_or_were_seen_before(project: Trainings, network: C
 
 
 def test_a_label_config_without_tags_fails_at_once(project: Trainings) -> None:
-    setup = Setup.read(KEY, label_config="<View/>", access_token="t", extra_params=None)
-    ProjectTable(project.database).apply(setup)
+    project.setup("<View/>")
     job = project.train()
     assert (job.state, "label config" in job.message) == ("failed", True), job.message
