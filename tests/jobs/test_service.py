@@ -1,7 +1,7 @@
 """Asking for jobs: five presses one job, and corrections that are enough."""
 
 import pytest
-from support.jobs import KEY, OTHER, claimed, connect, correct
+from support.jobs import KEY, OTHER, claimed, connect, correct, statement
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import JobResult
@@ -70,8 +70,9 @@ def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database:
     correct(database, 1, 2, 3)
     end(queue, service.request_due_trainings(KEY)[0].id, 3)
     correct(database, 1, 2, 3)  # the same events again
+    correct(database, 1, 2, at=1)  # saved again, with the same tags
     assert service.waiting(KEY)[KEY].changed == 0
-    correct(database, 1, 2, second=1)  # saved again, with the same tags
+    service.ledger.record(KEY, [statement(number, ["green"], at=2) for number in (1, 2)])
     assert service.waiting(KEY)[KEY].changed == 2
     correct(database, 4, 5, 6)
     assert len(service.request_due_trainings(KEY)) == 1

@@ -1,7 +1,5 @@
 """Snapshots: an LRU cache of futures; new tags of one project are embedded beside, and take nobody's place."""
 
-import gc
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -11,12 +9,10 @@ import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import House, choices_config, predict_body, setup_body, tags_of
+from support.server import choices_config, predict_body, setup_body, tags_of
 from support.tiny_model import RED, ColourWords, colour_model, picture
 
 from ram_backend.errors import TextEncoderUnavailable
-from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Project
 from ram_backend.server import model, services, snapshots
 from ram_backend.server.snapshots import FutureLRU
 from ram_backend.settings import Settings
@@ -109,15 +105,3 @@ def test_a_failure_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch)
         assert latest.get("a", lambda: 1.0) is failed
         monkeypatch.setattr(snapshots, "RETRY_S", -1.0)
         assert latest.get("a", lambda: 1.0).result(30) == 1.0
-
-
-def test_the_latest_clients_stay(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "CLIENTS", 1)
-    there = house()
-    there.scores()
-    project, images_of = there.services.store.get(there.key), there.services.task_images
-    first = weakref.ref(images_of(project))
-    assert images_of(project) is first()
-    images_of(Project(ProjectKey("http://elsewhere.example", there.key.id, 0)))
-    gc.collect()
-    assert first() is None

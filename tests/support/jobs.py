@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+from feedback.saying import said
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent, statement_event
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
-from ram_backend.labelstudio.annotations import read_annotation
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
@@ -28,30 +30,10 @@ def connect(database: Database, key: ProjectKey) -> None:
     ProjectTable(database).apply(Setup.read(key, label_config=CONFIG, access_token="t" * 40, extra_params=None))
 
 
-def statement(
-    number: int,
-    tags: Sequence[str] = ("red",),
-    *,
-    second: int = 0,
-    image: str | None = None,
-    prediction: int | None = None,
-) -> FeedbackEvent:
+def statement(number: int, tags: Sequence[str] = ("red",), *, image: str = "", **changes: Any) -> FeedbackEvent:
     """Somebody has said these tags of task `number`."""
-    moment = f"2026-11-23T17:00:{second:02d}.000000Z"
-    item = {"id": "t", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": list(tags)}}
-    annotation = {
-        "id": number,
-        "task": number,
-        "result": [item],
-        "created_at": moment,
-        "updated_at": moment,
-        "lead_time": 1.0,
-        "parent_prediction": prediction,
-    }
-    parsed = read_annotation(annotation)
-    assert parsed is not None
-    data = {"image": image or picture_of(number)}
-    return statement_event(parsed, datetime.now(UTC), task_data=data)
+    parsed = said(number, *tags, **changes)
+    return statement_event(parsed, datetime.now(UTC), task_data={"image": image or picture_of(number)})
 
 
 def picture_of(number: int) -> str:
@@ -59,8 +41,8 @@ def picture_of(number: int) -> str:
     return inline((37 * number % 256, 101 * number % 256, 173 * number % 256), (12, 8))
 
 
-def correct(database: Database, *numbers: int, key: ProjectKey = KEY, second: int = 0) -> None:
-    Ledger(database).record(key, [statement(number, second=second) for number in numbers])
+def correct(database: Database, *numbers: int, key: ProjectKey = KEY, at: int = 0) -> None:
+    Ledger(database).record(key, [statement(number, at=at) for number in numbers])
 
 
 def make_old(database: Database, job_id: str, seconds: float) -> None:

@@ -176,7 +176,7 @@ def test_a_verdict_stands_only_for_what_it_follows_from(
     words.go_on.set()
     corrected.setup(CONFIG.replace('"green"', '"green"/><Choice value="pink"'))
     corrected.patch.setattr(text_embeddings, "open_text_encoder", lambda *_: words)
-    corrected.ledger.record(KEY, [statement(13, prediction=5)])
+    corrected.ledger.record(KEY, [statement(13, parent_prediction=5)])
     corrected.gate(REJECT)
     corrected.train()
     assert corrected.train().message.startswith("Nothing has changed")
@@ -214,7 +214,7 @@ def test_lineage_tells_what_has_changed_up_to_what_was_learned_from(project: Tra
         return ACCEPT
 
     project.correct(15)
-    project.ledger.record(KEY, [statement(4, ["green"], second=5)])
+    project.ledger.record(KEY, [statement(4, ["green"], at=5)])
     project.gate(meanwhile)
     project.train()
     project.gate(ACCEPT)
