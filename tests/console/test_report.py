@@ -45,9 +45,7 @@ def of(settings: Settings) -> tuple[JobService, Settings, Project]:
     return JobService(settings, database), settings, project
 
 
-def version(
-    settings: Settings, count: int, edits: tuple[float, float], verdict: dict[str, Any], **files: bytes
-) -> None:
+def tried(settings: Settings, count: int, edits: tuple[float, float], verdict: dict[str, Any], **files: bytes) -> None:
     used, table = CorrectionsUsed(count, 1, count, count, "c" * 64), VersionTable(open_migrated(settings))
     before, after = ({"edits": each} for each in edits)
     parent = next((each.name for each in table.list(KEY)), None)
@@ -61,7 +59,7 @@ def learned(settings: Settings) -> Ledger:
     """The base ticked cat twice, rightly once; v0001, which is served, ticks dog; three versions were tried."""
     ledger = Ledger(commands.connect(KEY, CONFIG, extra_params={"per_tag": {"cat": 0.25}}))
     for count, edits, verdict in ((30, 2.0, ACCEPT), (60, 1.8, REJECT), (120, 1.7, REJECT)):
-        version(settings, count, (2.5, edits), verdict)
+        tried(settings, count, (2.5, edits), verdict)
     VersionTable(open_migrated(settings)).publish(KEY, "v0001", expected=None)
     ledger.record_shown(KEY, [shown(1, ["cat"], prediction_id=1), shown(2, ["cat"], prediction_id=2)])
     later = shown(3, ["dog"], prediction_id=3)
@@ -116,8 +114,8 @@ def test_the_learning_curve_says_when_to_stop() -> None:
 
 def test_stop_is_said(settings: Settings, learned: Ledger) -> None:
     assert project_report(*of(settings))["stop"] is False
-    version(settings, 5000, (2.5, 1.7), REJECT)
-    version(settings, 9000, (2.5, 1.7), REJECT)
+    tried(settings, 5000, (2.5, 1.7), REJECT)
+    tried(settings, 9000, (2.5, 1.7), REJECT)
     found = project_report(*of(settings))
     assert found["saving_per_100_photos"] < 0.01
     assert found["stop"] is True
@@ -139,7 +137,7 @@ def test_drift_of_what_the_version_has_tagged_since(
 
     fit = [photo((200, 30, 30)) for _ in range(100)]
     files = write_fit_features(np.stack([tokens[0] for _, tokens in fit]), [sha256 for sha256, _ in fit])
-    version(settings, 100, (2.0, 1.0), ACCEPT, **files)
+    tried(settings, 100, (2.0, 1.0), ACCEPT, **files)
     VersionTable(open_migrated(settings)).publish(KEY, "v0001", expected=None)
     monkeypatch.setattr(reports, "find_bundle", lambda *_: bundle)
     images = [(ShownImage("image", f"{task}", photo(colour)[0], 0),) for task in range(120)]
@@ -153,9 +151,7 @@ def test_drift_of_what_the_version_has_tagged_since(
         assert found["alarm_at"] <= 100
 
 
-def test_a_file_of_its_own(
-    learned: Ledger, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_file(learned: Ledger, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "report.html" in commands.run("report", KEY.id)
     html = Path("report.html").read_text(encoding="utf-8")

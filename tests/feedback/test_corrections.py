@@ -21,11 +21,9 @@ TREE = parse_label_config(
 )
 
 
-def only(
-    annotation: ParsedAnnotation | CurrentAnnotation, *showings: ShownPrediction, schema: Any = SCHEMA
-) -> TaskLabels:
+def only(annotation: ParsedAnnotation | CurrentAnnotation, *rows: ShownPrediction, schema: Any = SCHEMA) -> TaskLabels:
     given = current(annotation) if isinstance(annotation, ParsedAnnotation) else annotation
-    (correction,) = corrections_of(schema, [given], {given.parsed.task: showings})
+    (correction,) = corrections_of(schema, [given], {given.parsed.task: rows})
     return correction
 
 

@@ -142,9 +142,7 @@ def test_what_a_listing_lacked_comes_back(ledger: Ledger, studio: FakeLabelStudi
 
 
 @pytest.mark.parametrize("page", [1, 2, 4])
-def test_a_listing_that_breaks_off_changes_nothing(
-    ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi, page: int
-) -> None:
+def test_half_a_listing_changes_nothing(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi, page: int) -> None:
     studio.page = 2
     tell(ledger, studio, studio.annotate(99, 99, "cat"))
     studio.forget(99)
@@ -230,10 +228,7 @@ def any_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 @hypothesis_settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(deeds, st.lists(st.booleans(), min_size=30, max_size=30), st.randoms(use_true_random=False))
 def test_twice_shuffled_and_with_gaps_it_is_the_same_after_a_listing(
-    any_ledger: Ledger,
-    deeds: list[tuple[str, int, tuple[str, ...]]],
-    lost: list[bool],
-    shuffle: random.Random,
+    any_ledger: Ledger, deeds: list[tuple[str, int, tuple[str, ...]]], lost: list[bool], shuffle: random.Random
 ) -> None:
     """Of what was done in Label Studio one ledger hears all in order, one parts of it, twice and in any order."""
     example = next(examples)

@@ -109,9 +109,7 @@ def test_a_running_job_is_not_pulled_from_under_its_worker(settings: Settings, t
     assert rows(two_projects, KEY)
 
 
-def test_where_a_file_stays_the_rows_do_so_that_it_can_be_repeated(
-    settings: Settings, two_projects: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_stay_with_a_file(settings: Settings, two_projects: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     before = rows(two_projects, KEY)
 
     def refuse(self: Path, missing_ok: bool = False) -> None:

@@ -78,9 +78,7 @@ def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database:
     assert len(service.request_due_trainings(KEY)) == 1
 
 
-def test_each_attempt_needs_half_as_many_corrections_again(
-    service: JobService, database: Database, queue: JobTable
-) -> None:
+def test_each_attempt_needs_half_as_many_again(service: JobService, database: Database, queue: JobTable) -> None:
     rounds, last = [], 0
     for number in range(1, 60):
         correct(database, number)

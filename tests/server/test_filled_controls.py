@@ -19,7 +19,7 @@ from ram_backend.labelstudio.predictions import brush_rle
 from ram_backend.regions.segmenter import SegmentAnything
 from ram_backend.regions.weights import folder_of
 from ram_backend.server.model import Model
-from ram_backend.settings import Settings
+from ram_backend.settings import Settings, load_settings
 
 Start = Callable[..., httpx.Client]
 CAPTION = choices_config("red", "green", "blue", more='<TextArea name="caption" toName="image"/>')
@@ -56,9 +56,7 @@ class NamedCaptions:
         return [f"{', '.join(row)} at {red:.1f}" if row else "" for red, row in zip(reds, tags, strict=True)]
 
 
-def test_each_task_has_its_own_caption_from_its_ticked_tags(
-    start: Start, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_task_has_its_own_caption(start: Start, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "captions", NamedCaptions())
     client = start()
     connect(client, studio, CAPTION)
@@ -94,9 +92,7 @@ def test_a_ticked_label_has_the_box_of_its_evidence(start: Start, studio: FakeLa
     assert place["y"] < 37.5 < place["y"] + place["height"] < 65
 
 
-def test_a_ticked_label_has_the_mask_of_its_box(
-    start: Start, studio: FakeLabelStudio, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ticked_label_has_a_mask(start: Start, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def masks(self: SegmentAnything, image: Image.Image, boxes: list[tuple[float, ...]]) -> np.ndarray:
@@ -104,7 +100,7 @@ def test_a_ticked_label_has_the_mask_of_its_box(
         return np.repeat(np.eye(image.height, image.width, dtype=bool)[None], len(boxes), axis=0)
 
     monkeypatch.setattr(SegmentAnything, "masks", masks)
-    tiny_detectors.save_sam(folder_of("sam", settings.data_dir))
+    tiny_detectors.save_sam(folder_of("sam", load_settings().data_dir))
     client = start()
     connect(client, studio, MASKS)
     task = studio.upload("red.png", picture(RED))
@@ -117,9 +113,7 @@ def test_a_ticked_label_has_the_mask_of_its_box(
     assert boxes[0][0] < 0.625 < boxes[0][2], "the box of its evidence"
 
 
-def test_without_weights_there_are_no_masks_and_the_log_says_what_helps(
-    start: Start, studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_masks_without_weights(start: Start, studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture) -> None:
     client = start()
     connect(client, studio, MASKS)
     (found,) = results(client, predict_body(MASKS, [studio.upload("red.png", picture(RED))]))

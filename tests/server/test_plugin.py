@@ -27,8 +27,9 @@ from ram_backend.labelstudio.request_models import SetupRequest
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server import in_process, model
 from ram_backend.server.in_process import InProcess
-from ram_backend.settings import Settings
+from ram_backend.settings import Settings, load_settings
 
+Host = Callable[..., Any]
 PLUGIN = FOLDER.parent / "plugin.py"
 CONFIG = choices_config("red", "green", "turquoise", "blue", more='<TextArea name="confidence" toName="image"/>')
 COLOURS = (RED, GREEN, BLUE, (200, 180, 0), (0, 220, 230))
@@ -126,7 +127,7 @@ class Second:
 
 
 @pytest.fixture
-def host(settings: Settings, words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+def host(settings: Settings, words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     """Starts a host of either line of label-studio-ml, on services in this process."""
     monkeypatch.setattr(SecondBase, "table", {})
     with ExitStack() as stack:
@@ -163,9 +164,7 @@ def of_both(first: First, client: httpx.Client, body: dict[str, Any]) -> list[di
     return found
 
 
-def test_both_lines_give_the_servers_predictions(
-    host: Callable[..., Any], client: httpx.Client, studio: FakeLabelStudio
-) -> None:
+def test_both_lines_give_the_servers_predictions(host: Host, client: httpx.Client, studio: FakeLabelStudio) -> None:
     there, version = setup_body(CONFIG, studio), connect(client, studio, CONFIG)
     first = host(First)
     first.setup(there)
@@ -177,8 +176,8 @@ def test_both_lines_give_the_servers_predictions(
     assert (found[-1]["result"], found[-1]["score"]) == ([], 1.0), "a broken image costs one empty prediction"
 
 
-def test_the_second_line_reads_uploads_with_the_settings_address_and_token(
-    host: Callable[..., Second], settings: Settings, studio: FakeLabelStudio
+def test_the_second_line_reads_uploads_with_the_settings(
+    host: Host, settings: Settings, studio: FakeLabelStudio
 ) -> None:
     known = settings.model_copy(update={"label_studio_url": studio.url, "label_studio_api_key": LEGACY})
     second = host(Second, InProcess(known, model=colour_model(known)))
@@ -192,8 +191,8 @@ def test_objects_of_the_first_line_start_and_learn_nothing(monkeypatch: pytest.M
     assert module.RAMBackend().fit((), event="START_TRAINING") is None
 
 
-def test_objects_of_the_second_line_know_their_version_before_the_model_is_loaded(
-    host: Callable[..., Second], settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_the_second_line_knows_its_version_at_once(
+    host: Host, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
 
@@ -203,7 +202,7 @@ def test_objects_of_the_second_line_know_their_version_before_the_model_is_loade
     go_on.set()
 
 
-def test_a_bundle_that_cannot_be_used(host: Callable[..., First], settings: Settings, studio: FakeLabelStudio) -> None:
+def test_a_bundle_that_cannot_be_used(host: Host, settings: Settings, studio: FakeLabelStudio) -> None:
     first = host(First, InProcess(settings.model_copy(update={"bundle": "no-such-bundle"})))
     first.setup(setup_body(CONFIG, studio))
     with pytest.raises(BundleNotFound, match="no-such-bundle"):
@@ -235,7 +234,7 @@ def test_all_threads_of_a_process_share_one_model_and_a_fork_opens_its_own(
     in_process._of_process.cache_clear()
 
 
-def test_options_of_the_start(host: Callable[..., First], client: httpx.Client, studio: FakeLabelStudio) -> None:
+def test_options_of_the_start(host: Host, client: httpx.Client, studio: FakeLabelStudio) -> None:
     options = {"threshold": 0.05, "top_k": 2, "tags": "red,green,blue"}
     first = host(First, **options)
     first.setup(setup_body(CONFIG, studio))
@@ -245,18 +244,16 @@ def test_options_of_the_start(host: Callable[..., First], client: httpx.Client, 
         host(First, treshold=0.5).setup(setup_body(CONFIG, studio))
 
 
-def test_what_is_known_of_the_project_holds(
-    host: Callable[..., First], client: httpx.Client, settings: Settings, studio: FakeLabelStudio
-) -> None:
+def test_what_is_known_of_the_project_holds(host: Host, client: httpx.Client, studio: FakeLabelStudio) -> None:
     """In a data folder that our own server has used, the project is the one that it knows, with all its settings."""
     connect(client, studio, CONFIG, extra_params={"threshold": 0.01})
-    wait_until(lambda: ProjectTable(open_database(settings)).changes().projects)
+    wait_until(lambda: ProjectTable(open_database(load_settings())).changes().projects)
     first = host(First)
     first.setup(setup_body(CONFIG, studio))
     assert min(len(tags_of(each)) for each in of_both(first, client, asked(uploaded(studio)))) == 4
 
 
-def test_extra_params_of_the_second_line(host: Callable[..., Second]) -> None:
+def test_extra_params_of_the_second_line(host: Host) -> None:
     second = host(Second)
 
     def setup(extra_params: object) -> str:
@@ -274,7 +271,7 @@ def test_extra_params_of_the_second_line(host: Callable[..., Second]) -> None:
 
 
 @pytest.mark.parametrize("project", ["", "None", "abc", "1" * 30])
-def test_tasks_of_no_project(host: Callable[..., Any], studio: FakeLabelStudio, project: str) -> None:
+def test_tasks_of_no_project(host: Host, studio: FakeLabelStudio, project: str) -> None:
     body, first = predict_body(CONFIG, [inline(RED)], project=project), host(First)
     assert tags_of(host(Second).predict(body)[0]) == ["red"]
     first.setup(setup_body(CONFIG, studio))

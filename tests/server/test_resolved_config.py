@@ -1,6 +1,7 @@
 """What a label config and its options mean, and the name of it: pure."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,21 +16,15 @@ from ram_backend.labelstudio.schema import choices_for
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import PROMISED_FROM, parse_options
 from ram_backend.projects.project import Project
-from ram_backend.server.model import ModelIdentity
 from ram_backend.server.predict import scored_choices
 from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, promises, resolve_config
 
 
-def recipe(
-    config: str = CONFIG,
-    extra: object = None,
-    own: object = None,
-    *,
-    model: ModelIdentity | None = None,
-    version: VersionRef | None = None,
-) -> ResolvedConfig:
+def recipe(config: str = CONFIG, extra: object = None, own: object = None, **parts: Any) -> ResolvedConfig:
+    """Of the tiny model and its base, or of another `model` and `version`."""
     project = Project(ProjectKey("", 1, 2), extra_params=parse_options(extra), admin_options=parse_options(own))
-    return resolve_config(model or identity(), parse_label_config(config), project, version)
+    model, version = parts.get("model", identity()), parts.get("version")
+    return resolve_config(model, parse_label_config(config), project, version)
 
 
 def test_the_version_names_the_behaviour() -> None:

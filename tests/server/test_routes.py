@@ -12,17 +12,7 @@ from contract.recorded import NAMES
 from contract.recorded import body as recorded_body
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import (
-    CONFIG,
-    PROJECT,
-    House,
-    choices_config,
-    connect,
-    predict_body,
-    results,
-    setup_body,
-    tags_of,
-)
+from support.server import CONFIG, PROJECT, House, choices_config, connect, predict_body, results, setup_body, tags_of
 from support.tiny_model import BLUE, RED, ColourNetwork, ColourWords, identity, picture
 
 from ram_backend.errors import DatabaseUnavailable
@@ -196,9 +186,7 @@ def test_setup_never_waits_for_new_words(start: Start, studio: FakeLabelStudio, 
     assert len(words.asked) == 201, "each word is embedded once"
 
 
-def test_jobs_and_corrections_are_counted_on_a_look(
-    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_and_corrections_are_counted(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
     there = house()
     there.jobs.asked.append((there.key, "pressed"))

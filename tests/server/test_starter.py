@@ -41,9 +41,7 @@ def client(bundle: Bundle, network: Network) -> Iterator[httpx.Client]:
         yield made
 
 
-def test_scores_are_those_of_the_tagger(
-    client: httpx.Client, studio: FakeLabelStudio, bundle: Bundle, network: Network
-) -> None:
+def test_scores_of_the_tagger(client: httpx.Client, studio: FakeLabelStudio, bundle: Bundle, network: Network) -> None:
     labels = "".join(f'<Label value="{tag}"/>' for tag in TAGS)
     confidence = f'<RectangleLabels name="confidence" toName="image" opacity="0">{labels}</RectangleLabels>'
     config = choices_config(*TAGS, attributes='model_score_threshold="0.0"', more=confidence)

@@ -17,11 +17,9 @@ Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 Fitted = tuple[np.ndarray, np.ndarray]
 
 
-def drawn(
-    images: int, base_scale: list[float], residual_scale: list[float], offset: list[float], seed: int = 0
-) -> Drawn:
+def drawn(images: int, base_scale: list[float], residual_scale: list[float], offset: list[float]) -> Drawn:
     """Log-odds of a bundle, scores of a recipe, and labels that follow the given coefficients per tag."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     z = (2 * random.normal(size=(images, len(base_scale))) - 1).astype(np.float32)
     u = random.normal(size=z.shape)
     log_odds = np.array(base_scale) * z + np.array(residual_scale) * u + np.array(offset)

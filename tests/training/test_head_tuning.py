@@ -136,9 +136,7 @@ def test_replay_keeps_tags_outside_the_project_closer(bundle: Bundle, monkeypatc
     assert outside_drift(bundle, with_photos.files) < 0.7 * outside_drift(bundle, results[1].files)
 
 
-def test_the_best_epoch_is_kept_and_it_stops_when_nothing_improves(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_epoch_is_kept_and_it_stops_without_gain(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     qualities = iter([0.2, 0.3, 0.5, 0.4, 0.45, 0.9])
     monkeypatch.setattr(head_tuning._Tuning, "_quality", lambda run, log_odds: next(qualities))
     epochs: list[int] = []
@@ -209,9 +207,7 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
 
 
 @pytest.mark.parametrize("asked", [2, tiny.TAGS + tiny.OUTSIDE])
-def test_the_bundle_s_own_head_leaves_other_tags_alone_and_a_bent_one_does_not(
-    bundle: Bundle, head: dict[str, np.ndarray], asked: int
-) -> None:
+def test_only_a_bent_head_moves_other_tags(bundle: Bundle, head: dict[str, np.ndarray], asked: int) -> None:
     network = load_network(bundle, device="cpu")
     tokens = tiny.training_set(images=80).tokens  # more than one portion
     assert tokens is not None
@@ -229,9 +225,7 @@ def test_the_bundle_s_own_head_leaves_other_tags_alone_and_a_bent_one_does_not(
     assert 0 == moves[0] < moves[1] < moves[2] or (asked == len(tiny.NAMES) and not any(moves))
 
 
-def test_off_target_tags_are_drawn_by_the_seed_from_those_outside(
-    bundle: Bundle, head: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_off_target_tags_by_seed(bundle: Bundle, head: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_tuning, "OFF_TARGET_TAGS", 3)
     network, tokens = load_network(bundle, device="cpu"), tiny.training_set().tokens
     assert tokens is not None

@@ -77,9 +77,7 @@ def test_done_once(do: Do, settings: Settings, database: Database) -> None:
     assert "done, taken, or not due" in again
 
 
-def test_log_lines_and_what_follows_name_the_http_request(
-    do: Do, queue: JobTable, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_log_lines_and_what_follows_name_the_request(do: Do, queue: JobTable, caplog: pytest.LogCaptureFixture) -> None:
     def function(context: JobContext) -> JobResult:
         logging.getLogger("ram_backend.test").warning("in the name of %s", request_id.get())
         return JobResult("learned", {}, refresh="another version is served")
@@ -127,9 +125,7 @@ def test_heartbeats_keep_a_claim_and_show_progress(do: Do, queue: JobTable) -> N
     assert do(function).state == "done"
 
 
-def test_enough_corrections_that_came_meanwhile_lead_to_another_job(
-    do: Do, database: Database, queue: JobTable
-) -> None:
+def test_corrections_that_came_meanwhile_lead_to_another_job(do: Do, database: Database, queue: JobTable) -> None:
     def function(context: JobContext) -> JobResult:
         seen = context.service.ledger.last_event(KEY)
         correct(database, 5, 6, 7)
@@ -168,9 +164,7 @@ def test_out_of_time(do: Do, ends: list[str], monkeypatch: pytest.MonkeyPatch, f
     assert ends == ["It took longer than 0.1 s"]
 
 
-def test_whoever_loses_the_lease_is_told_and_writes_nothing(
-    do: Do, database: Database, queue: JobTable, ends: list[str]
-) -> None:
+def test_whoever_loses_the_lease_is_told(do: Do, database: Database, queue: JobTable, ends: list[str]) -> None:
     def function(context: JobContext) -> JobResult | None:
         wait_until(lambda: make_old(database, context.job.id, 16) or queue.expire())  # a heartbeat may come between
         return until_the_end(ends)(context)

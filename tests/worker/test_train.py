@@ -169,9 +169,7 @@ def the_machine_changes(project: Trainings) -> None:
 
 
 @pytest.mark.parametrize("change", [images_become_near_duplicates, an_embedding_changes, the_machine_changes])
-def test_a_verdict_stands_only_for_what_it_follows_from(
-    corrected: Trainings, change: Callable[[Trainings], None]
-) -> None:
+def test_a_verdict_stands_for_what_it_follows_from(corrected: Trainings, change: Callable[[Trainings], None]) -> None:
     words = ColourWords()
     words.go_on.set()
     corrected.setup(CONFIG.replace('"green"', '"green"/><Choice value="pink"'))
