@@ -37,14 +37,11 @@ def run_with(script: Path, **programs: str) -> subprocess.CompletedProcess[str]:
     return run(script, PATH=f"{folder}:{os.environ['PATH']}")
 
 
-def test_secrets_differ_and_only_the_owner_reads_them(made_env: Path, variables: dict[str, str]) -> None:
+def test_secrets_differ_are_the_owner_s_and_stay(made_env: Path, variables: dict[str, str]) -> None:
     secrets = [value for value in variables.values() if len(value) == 40]
     assert len(set(secrets)) == len(secrets) == 8
     assert made_env.stat().st_mode & 0o077 == 0
     assert ".env" in (made_env.parent / ".gitignore").read_text().splitlines()
-
-
-def test_secrets_are_never_overwritten(made_env: Path) -> None:
     before = made_env.read_text()
     again = run(made_env.parent / "make-env.sh")
     assert (again.returncode, again.stderr) == (1, "docker/.env exists already: it is left as it is.\n")

@@ -5,7 +5,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -155,22 +155,6 @@ def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert 2 in stored
 
 
-def test_a_database_that_is_not_there_yet(tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    folder.write_text("in the way")
-    settings = load_settings(data_dir=folder)
-    with closing(ProjectCache(settings).start()) as store:
-        assert "RAM_DATA_DIR" in (store.problem or "")
-        project = setup(store)
-        assert store.get(KEY) == project
-        assert not store.connection(project).trusted, "another host may be pinned there"
-        folder.unlink()
-        settle(store)
-        wait_until(lambda: store.problem is None)
-        assert store.connection(project).trusted
-        assert ProjectTable(open_migrated(settings)).changes().projects == (project,)
-
-
 def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     ProjectTable(open_migrated(settings)).pin_host(HOST)
@@ -200,7 +184,8 @@ def test_a_database_put_back_from_an_older_copy(store: ProjectCache, settings: S
 @pytest.mark.service
 def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path, database_url=cluster.new_database())
-    with closing(ProjectCache(settings).start()) as store:
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(ProjectCache(settings).start()))
         setup(store)
         settle(store)
         cluster.stop()
@@ -211,15 +196,18 @@ def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path) -> None
             assert setup(store, "2.5").revision == 1
             assert store.pending == 2
             assert len(store.projects()) == 2
-            with closing(ProjectCache(settings).start()) as late:
-                assert late.problem
-                assert late.projects() == []
+            late = stack.enter_context(closing(ProjectCache(settings).start()))
+            assert (bool(late.problem), late.projects()) == (True, [])
+            mine = setup(late, "3.5")
+            assert not late.connection(mine).trusted, "another host may be pinned there"
         finally:
             cluster.start()
-        settle(store)
-        wait_until(lambda: store.problem is None)
+        for each in (store, late):
+            settle(each)
+            wait_until(lambda each=each: each.problem is None)
+        assert late.connection(mine).trusted
         stored = ProjectTable(open_migrated(settings)).changes().projects
-        assert [project.label_config for project in stored] == ["<View/>", CONFIG]
+        assert sorted(project.label_config for project in stored) == ["<View/>", CONFIG, CONFIG]
 
 
 PROCESS = """

@@ -1,6 +1,7 @@
 """Versions that are damaged, foreign, rejected or impossible: never served, and said to be there."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -82,11 +83,9 @@ def test_foreign_rejected_and_impossible_versions_are_never_served(there: House)
     other = ProjectKey("http://elsewhere", 1, 1_795_452_148)
     foreign = there.make(9.0, key=other)
     copied = there.make(-5.0)
-    for name in ("delta.safetensors", "manifest.json"):
-        (copied.path / name).write_bytes((foreign.path / name).read_bytes())
+    shutil.copytree(foreign.path, copied.path, dirs_exist_ok=True)
     exchanged, instead = there.make(-4.0), there.make(-3.0)
-    for name in ("delta.safetensors", "manifest.json"):
-        (exchanged.path / name).write_bytes((instead.path / name).read_bytes())
+    shutil.copytree(instead.path, exchanged.path, dirs_exist_ok=True)
     rejected = there.make(-2.0, verdict={"outcome": "accept"})
     real = write_version(
         there.settings.versions_dir.parent / "other", there.key, colours(-2.0), {}, lineage(), REJECT, first_number=5

@@ -55,23 +55,17 @@ def test_each_task_gets_one_in_portions(studio: FakeLabelStudio) -> None:
     assert (result.version, result.done) == (VERSION, 60)
     assert ("predict", 20, 60) in attempt.stages
     assert attempt.stages[-1] == ("predict", 60, 60)
-
-
-def test_what_has_one_is_not_asked_for(studio: FakeLabelStudio) -> None:
-    for number in range(1, 51):
-        studio.store(number, VERSION)
-    studio.store(51, "starter-of-old")
-    assert push(studio).done == 10
-    assert sorted(studio.requested) == list(range(51, 61))
     again = Attempt(studio)
     assert (again.run().done, again.portions) == (0, [])
 
 
-def test_only_unlabelled_ones_or_only_named_ones(studio: FakeLabelStudio) -> None:
+def test_only_unlabelled_ones_or_only_named_ones_that_have_none(studio: FakeLabelStudio) -> None:
     for number in range(1, 51):
         studio.annotate(number, number, "red")
-    push(studio, UNLABELLED)
-    assert set(studio.requested) == set(range(51, 61))
+    studio.store(51, "starter-of-old")
+    studio.store(52, VERSION)
+    assert push(studio, UNLABELLED).done == 9
+    assert set(studio.requested) == {51, *range(53, 61)}
     push(studio, JobOptions(tasks=(3, 4, 55, 999)))
     assert studio.portions[-1] == [3, 4]
 
