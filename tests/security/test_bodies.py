@@ -3,7 +3,6 @@
 import contextlib
 import select
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 
 import httpx
@@ -11,12 +10,11 @@ import pytest
 from security.hosting import Line
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import choices_config, predict_body, setup_body
+from support.server import Start, choices_config, predict_body, setup_body
 from support.tiny_model import RED, picture
 
 from ram_backend.server.middleware import BODIES_AT_ONCE
 
-Start = Callable[..., httpx.Client]
 JSON = {"Content-Type": "application/json"}
 POST = b"POST /webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 

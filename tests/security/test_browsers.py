@@ -1,6 +1,5 @@
 """A web page, wherever it comes from, can neither read nor change anything: only Label Studio's own server asks."""
 
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -9,13 +8,12 @@ from e2e.browser import chromium
 from security.hosting import Line
 from support.http_server import HttpServer, Reply
 from support.label_studio import FakeLabelStudio
-from support.server import choices_config, predict_body, setup_body
+from support.server import Start, choices_config, predict_body, setup_body
 from support.tiny_model import RED, picture
 
 from ram_backend.server.middleware import Access
 from ram_backend.settings import Settings
 
-Start = Callable[..., httpx.Client]
 GETS = ("/health", "/ready", "/versions", "/jobs", "/metrics", "/docs", "/openapi.json")
 POSTS = ("/setup", "/predict", "/webhook")
 FOREIGN: list[dict[str, str]] = [

@@ -1,7 +1,7 @@
 """`/setup` (and the label configs of `/predict`) from somebody who means harm."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -9,10 +9,9 @@ import pytest
 from security.hosting import Line, MemoryWatch, resident_bytes
 from support.http_server import HttpServer, Reply
 from support.label_studio import LEGACY, FakeLabelStudio
-from support.server import PROJECT, choices_config, predict_body, setup_body, tags_of
+from support.server import PROJECT, Start, choices_config, predict_body, setup_body, tags_of
 from support.tiny_model import RED, inline, picture
 
-Start = Callable[..., httpx.Client]
 CONFIG = choices_config("red", "green")
 ELSEWHERE = "2.1795452148"
 

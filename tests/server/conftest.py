@@ -1,6 +1,6 @@
 """A server with the tiny network, and a Label Studio for it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -8,7 +8,7 @@ import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import House, serving
+from support.server import House, Houses, Start, serving
 from support.tiny_model import ColourWords, colour_model, identity
 
 from ram_backend.server import model, swap
@@ -37,7 +37,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> ColourWords:
 
 
 @pytest.fixture
-def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., httpx.Client]]:
+def start(settings: Settings, words: ColourWords) -> Iterator[Start]:
     """Starts servers; settings and parts of the app by name."""
     with ExitStack() as stack:
 
@@ -52,7 +52,7 @@ def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., http
 
 
 @pytest.fixture
-def client(start: Callable[..., httpx.Client]) -> httpx.Client:
+def client(start: Start) -> httpx.Client:
     return start()
 
 
@@ -64,9 +64,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def house(
-    settings: Settings, studio: FakeLabelStudio, words: ColourWords, hasty: None
-) -> Iterator[Callable[..., House]]:
+def house(settings: Settings, studio: FakeLabelStudio, words: ColourWords, hasty: None) -> Iterator[Houses]:
     """Builds servers, each on the database and the versions of the one before."""
     with ExitStack() as stack:
         built: list[House] = []
@@ -86,5 +84,5 @@ def house(
 
 
 @pytest.fixture
-def there(house: Callable[..., House]) -> House:
+def there(house: Houses) -> House:
     return house()

@@ -2,19 +2,17 @@
 
 import base64
 import logging
-from collections.abc import Callable
 
 import httpx
 import pytest
 from support.label_studio import LEGACY, FakeLabelStudio
-from support.server import choices_config, connect, predict_body, setup_body
+from support.server import Start, choices_config, connect, predict_body, setup_body
 from support.tiny_model import ColourNetwork, picture
 
 from ram_backend.errors import SettingsError
 from ram_backend.server.middleware import Access
 from ram_backend.settings import load_settings
 
-Start = Callable[..., httpx.Client]
 LOGIN = {"basic_auth_user": "studio", "basic_auth_pass": "pass:wörd"}
 AUTH = httpx.BasicAuth(b"studio", "pass:wörd".encode())
 

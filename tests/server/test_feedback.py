@@ -1,6 +1,5 @@
 """What people say and what they were shown: in the ledger before Label Studio is answered, or said not to be."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import CONFIG, ON_BOTH_DATABASES, FakeJobs, annotation_event, predict_body, setup_body
+from support.server import CONFIG, ON_BOTH_DATABASES, FakeJobs, Start, annotation_event, predict_body, setup_body
 from support.tiny_model import BLUE, RED, picture
 
 from ram_backend.database.migrate import open_migrated
@@ -47,7 +46,7 @@ def jobs() -> FakeJobs:
 
 
 @pytest.fixture
-def client(start: Callable[..., httpx.Client], jobs: FakeJobs) -> httpx.Client:
+def client(start: Start, jobs: FakeJobs) -> httpx.Client:
     return start(jobs=jobs)
 
 
@@ -106,9 +105,7 @@ def test_nothing_pretends_to_be_kept(
     assert len(ledger.annotations(key)) == 1
 
 
-def test_without_a_database_it_is_not_known_whose_event_it_is(
-    start: Callable[..., httpx.Client], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_database_it_is_not_known_whose_event_it_is(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProjectTable, "changes", Mock(side_effect=DatabaseUnavailable("The database is away.")))
     answer = start().post("/webhook", json=event())
     assert (answer.status_code, answer.json()["error"]) == (503, "The database is away.")
@@ -139,7 +136,7 @@ def test_start_training(client: httpx.Client, jobs: FakeJobs, studio: FakeLabelS
     assert jobs.debounced == [False, True], "inside a submit it waits for the annotation"
 
 
-def test_jobs(client: httpx.Client, start: Callable[..., httpx.Client], studio: FakeLabelStudio) -> None:
+def test_jobs(client: httpx.Client, start: Start, studio: FakeLabelStudio) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio, project="1.5"))
     assert client.get("/jobs").json() == {"jobs": [{"id": "j1", "project": None}]}
     assert client.get("/jobs", params={"project": "1"}).json()["jobs"][0]["project"] == f"1.5@{studio.url}"

@@ -3,16 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from regions import tiny_detectors
 from support.label_studio import FakeLabelStudio
-from support.server import choices_config, connect, predict_body, results, tags_of
+from support.server import Start, choices_config, connect, predict_body, results, tags_of
 from support.tiny_model import BLUE, RED, colour_model, picture
 
 from ram_backend.labelstudio.predictions import brush_rle
@@ -21,7 +19,6 @@ from ram_backend.regions.weights import folder_of
 from ram_backend.server.model import Model
 from ram_backend.settings import Settings, load_settings
 
-Start = Callable[..., httpx.Client]
 CAPTION = choices_config("red", "green", "blue", more='<TextArea name="caption" toName="image"/>')
 BOXES = (
     '<View><Image name="image" value="$image"/><RectangleLabels name="tags" toName="image" model_boxes="true">'

@@ -1,11 +1,10 @@
 """A `/predict` that can't be done in time becomes a job."""
 
-from collections.abc import Callable
 from unittest.mock import Mock
 
 import pytest
 from support.processes import wait_until
-from support.server import CONFIG, ON_BOTH_DATABASES, PROJECT, House, predict_body
+from support.server import CONFIG, ON_BOTH_DATABASES, PROJECT, House, Houses, predict_body
 from support.tiny_model import ColourNetwork, picture
 
 from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
@@ -14,7 +13,7 @@ pytestmark = ON_BOTH_DATABASES
 
 
 @pytest.fixture
-def late(house: Callable[..., House]) -> House:
+def late(house: Houses) -> House:
     return house(ColourNetwork(seconds=0.1), batch_size=1, predict_seconds=0.3)
 
 
@@ -50,7 +49,7 @@ def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, m
         assert (status, "fewer tasks at a time" in said, str(error) in said) == (503, True, named)
 
 
-def test_in_time_there_is_no_job(house: Callable[..., House]) -> None:
+def test_in_time_there_is_no_job(house: Houses) -> None:
     late = house()
     assert ask(late, 3)[0] == 200
     assert late.jobs.late == []

@@ -3,17 +3,14 @@
 import json
 import random
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import CONFIG, choices_config, connect, predict_body, results, tags_of, ticked
+from support.server import CONFIG, Start, choices_config, connect, predict_body, results, tags_of, ticked
 from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, inline, picture
-
-Start = Callable[..., httpx.Client]
 
 
 def many(studio: FakeLabelStudio, count: int) -> list[str]:

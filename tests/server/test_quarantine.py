@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from support.processes import wait_until
-from support.server import ON_BOTH_DATABASES, House
+from support.server import ON_BOTH_DATABASES, House, Houses
 from support.tiny_model import ColourNetwork, colours
 from support.versions import REJECT, lineage
 
@@ -52,7 +52,7 @@ def test_a_damaged_version_is_quarantined_and_the_old_one_stays(there: House, ki
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_version_at_the_start_leaves_the_base(house: Callable[..., House], kind: str) -> None:
+def test_a_damaged_version_at_the_start_leaves_the_base(house: Houses, kind: str) -> None:
     first = house()
     base = first.scores()
     stored = first.make(-5.0)
@@ -98,7 +98,7 @@ def test_foreign_rejected_and_impossible_versions_are_never_served(there: House)
         assert there.scores() == before, stored.name
 
 
-def test_scores_that_are_no_numbers_quarantine_a_version(house: Callable[..., House]) -> None:
+def test_scores_that_are_no_numbers_quarantine_a_version(house: Houses) -> None:
     """Whatever a version computes: where an image's score is none, it isn't served."""
 
     class Broken(ColourNetwork):
@@ -119,7 +119,7 @@ def test_scores_that_are_no_numbers_quarantine_a_version(house: Callable[..., Ho
     assert "not a number between 0 and 1" in there.quarantined[0]["reason"]
 
 
-def test_another_bundle(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_bundle(house: Houses, monkeypatch: pytest.MonkeyPatch) -> None:
     """A version of another bundle isn't served; a server that finds it when it starts asks to learn anew."""
     there = house()
     before = there.scores()

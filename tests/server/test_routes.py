@@ -2,7 +2,6 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,14 +11,12 @@ from contract.recorded import NAMES
 from contract.recorded import body as recorded_body
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import CONFIG, PROJECT, House, choices_config, connect, predict_body, results, setup_body, tags_of
+from support.server import CONFIG, House, Start, choices_config, connect, predict_body, results, setup_body, tags_of
 from support.tiny_model import BLUE, RED, ColourNetwork, ColourWords, identity, picture
 
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.server import model
 from ram_backend.server import prometheus as metrics_module
-
-Start = Callable[..., httpx.Client]
 
 
 def test_health(client: httpx.Client) -> None:
@@ -186,9 +183,8 @@ def test_setup_never_waits_for_new_words(start: Start, studio: FakeLabelStudio, 
     assert len(words.asked) == 201, "each word is embedded once"
 
 
-def test_jobs_and_corrections_are_counted(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_and_corrections_are_counted(there: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
-    there = house()
     there.jobs.asked.append((there.key, "pressed"))
     there.jobs.corrections = 3
     text = there.client.get("/metrics").text
@@ -203,7 +199,7 @@ def test_jobs_and_corrections_are_counted(house: Callable[..., House], monkeypat
 
 def test_each_step_of_a_prediction_is_timed(there: House) -> None:
     for _ in range(2):
-        there.client.post("/predict", json=predict_body(CONFIG, [there.red], PROJECT))
+        there.predict()
     text = there.client.get("/metrics").text
     for stage, count in (("fetch", 2), ("decode", 1), ("encode", 1), ("score", 2)):
         assert f'ram_stage_seconds_count{{stage="{stage}"}} {count}.0' in text, stage

@@ -5,11 +5,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from unittest.mock import Mock
 
-import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import choices_config, predict_body, setup_body, tags_of
+from support.server import Start, choices_config, predict_body, setup_body, tags_of
 from support.tiny_model import RED, ColourWords, colour_model, picture
 
 from ram_backend.errors import TextEncoderUnavailable
@@ -17,7 +16,6 @@ from ram_backend.server import model, services, snapshots
 from ram_backend.server.snapshots import FutureLRU
 from ram_backend.settings import Settings
 
-Start = Callable[..., httpx.Client]
 KNOWN, DYNAMIC = choices_config("red", "green"), choices_config("red", attributes='value="$options"')
 
 

@@ -3,7 +3,6 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import Mock
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 from support.processes import wait_until
-from support.server import CONFIG, ON_BOTH_DATABASES, PROJECT, House, choices_config, predict_body, setup_body, tags_of
+from support.server import CONFIG, ON_BOTH_DATABASES, House, Houses, choices_config, predict_body, setup_body, tags_of
 from support.tiny_model import GREEN, RED, ROLLED, ColourNetwork, RolledNetwork, picture, tiny_bundle
 
 from ram_backend.database.engine import open_database
@@ -46,7 +45,7 @@ def test_a_published_version_is_served_and_rolled_back(there: House) -> None:
     assert all(line in text for line in (*swaps, "ram_versions_served 0.0"))
 
 
-def test_a_version_on_a_bundle_of_its_own(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_on_a_bundle_of_its_own(house: Houses, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the server's own bundle, until nobody is served it; where it is gone, that is said."""
     monkeypatch.setattr(model, "find_bundle", lambda name, *_: tiny_bundle(name))
     monkeypatch.setattr(model, "encoder_id_of", lambda *_, **__: RolledNetwork.encoder_id)
@@ -87,7 +86,7 @@ def test_a_rollback_brings_the_thresholds_back(there: House) -> None:
 def test_new_and_dynamic_tags_have_their_version_too(there: House) -> None:
     config = choices_config("turquoise", "blue")
     dynamic = choices_config(attributes='value="$options"')
-    body = predict_body(dynamic, [there.red], PROJECT)
+    body = predict_body(dynamic, [there.red])
     body["tasks"][0]["data"]["options"] = [{"value": "red"}, {"value": "green"}]
     there.setup(config)
     assert there.scores(config)[1] == []
@@ -99,7 +98,7 @@ def test_new_and_dynamic_tags_have_their_version_too(there: House) -> None:
     assert tags_of(there.client.post("/predict", json=body).json()["results"][0]) == ["red"]
 
 
-def test_a_version_is_known_at_once_after_a_start(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_is_known_at_once_after_a_start(house: Houses, monkeypatch: pytest.MonkeyPatch) -> None:
     first = house()
     first.serve(first.make(-5.0))
     there = first.scores()
@@ -115,7 +114,7 @@ def test_a_version_is_known_at_once_after_a_start(house: Callable[..., House], m
 
 
 def test_a_version_that_cannot_be_read_for_now_is_asked_for_again(
-    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    house: Houses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = house()
     first.serve(first.make(-5.0))
@@ -123,19 +122,19 @@ def test_a_version_that_cannot_be_read_for_now_is_asked_for_again(
     with monkeypatch.context() as patched:
         patched.setattr(swap, "open_version", Mock(side_effect=OSError("Stale file handle")))
         second = house()
-        body = predict_body(CONFIG, [second.red], PROJECT)
+        body = predict_body(CONFIG, [second.red])
         answer = second.client.post("/predict", json=body)
     assert (answer.status_code, "can't be loaded now: try again" in answer.json()["error"]) == (503, True)
     wait_until(lambda: second.client.post("/predict", json=body).status_code == 200)
     assert second.scores() == there
 
 
-def test_a_server_names_versions_that_nobody_asked_it_about(house: Callable[..., House]) -> None:
+def test_a_server_names_versions_that_nobody_asked_it_about(house: Houses) -> None:
     """Behind a round-robin it may be another one that Label Studio has connected."""
     first, second = house(), house()
     assert second.client.get("/versions").json()["versions"] == [first.setup()]
     third = house()
-    assert third.client.get("/versions", params={"project": PROJECT}).json()["versions"] == [first.setup()]
+    assert third.client.get("/versions", params={"project": "1"}).json()["versions"] == [first.setup()]
     assert third.client.get("/versions", params={"project": "7"}).json()["versions"] == []
 
 
@@ -191,7 +190,7 @@ def test_memory_of_the_old_returns(there: House) -> None:
     assert "ram_snapshots 2.0" in there.client.get("/metrics").text
 
 
-def test_what_is_in_work_ends_on_the_old_version(house: Callable[..., House]) -> None:
+def test_what_is_in_work_ends_on_the_old_version(house: Houses) -> None:
     """A request that has begun is answered by the version that it began with, all of it."""
     go_on = threading.Event()
 
@@ -205,7 +204,7 @@ def test_what_is_in_work_ends_on_the_old_version(house: Callable[..., House]) ->
     there.serve(there.make(-5.0))
     lowered = there.scores()
     images = [there.studio.upload(f"{number}.png", picture(RED, size=(number + 5, 9))) for number in range(3)]
-    body = predict_body(CONFIG, images, PROJECT)
+    body = predict_body(CONFIG, images)
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(there.client.post, "/predict", json=body)
         wait_until(lambda: not there.services.batcher._items and "in_progress 1.0" in there.client.get("/metrics").text)
@@ -223,7 +222,7 @@ def test_no_request_fails_or_mixes_while_versions_change(there: House) -> None:
     there.setup()
     green = there.studio.upload("green.png", picture(GREEN))
     stored = [there.make(bias) for bias in (-5.0, -0.5, 0.4, 5.0, -1.0, 2.0)]
-    body = predict_body(CONFIG, [there.red, green, there.red], PROJECT)
+    body = predict_body(CONFIG, [there.red, green, there.red])
     expected: dict[str, Any] = {}
     for each in stored:  # what each of them answers when nothing else happens
         there.roll_back(each.name)
@@ -261,7 +260,7 @@ def test_no_request_fails_or_mixes_while_versions_change(there: House) -> None:
     assert len(seen) >= 3
 
 
-def test_a_version_with_a_head_of_its_own(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_with_a_head_of_its_own(house: Houses, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its tokens are the bundle's, its logits those of its own network."""
 
     class Tuned(ColourNetwork):

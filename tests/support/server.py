@@ -1,7 +1,7 @@
 """Servers with the tiny model: in this process, with their database and versions, and the bodies of their requests."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -213,6 +213,12 @@ class House:
         """Whether a version (or "base") is live."""
         ref = self.services.swap.ref(self.key)
         return (ref.name if ref is not None else "base") == name
+
+
+Start = Callable[..., httpx.Client]
+"""Starts servers, with settings by name."""
+Houses = Callable[..., House]
+"""Builds them, each on the database of the one before."""
 
 
 @contextmanager
