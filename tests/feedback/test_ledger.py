@@ -187,10 +187,3 @@ def test_an_image_that_changed_is_what_it_was_last(ledger: Ledger) -> None:
     ledger.record_images(KEY, {one: ("bb", 2)})
     assert ledger.images(KEY) == {one: ("bb", 2), other: ("cc", 3)}
     ledger.record_images(KEY, {})
-
-
-def test_scores_keep_six_digits(ledger: Ledger) -> None:
-    once = shown(1, ["cat"])
-    score = replace(once, choices=(replace(once.choices[0], score=1 / 3), replace(once.choices[0], score=None)))
-    ledger.record_shown(KEY, [score])
-    assert [each.score for each in ledger.shown(KEY)[1][0].choices] == [0.333333, None]

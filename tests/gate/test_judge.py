@@ -53,14 +53,22 @@ def scored(seed: int = 0, images: int = 60, tags: int = 8) -> tuple[Array, Label
     return 3 * random.normal(size=labels.shape) + 3 * labels - 2, labels
 
 
-def judged(incumbent: Array, candidate: Array, labels: Labels, weights: Array | None = None, **options: Any) -> Verdict:
-    """The verdict on these images."""
+def given(incumbent: Array, labels: Labels, **changes: Any) -> TrainingSet:
+    """These labels, all of them believed, and what is served."""
     images, tags = labels.shape
-    believed = (np.ones(labels.shape) if weights is None else weights).astype(np.float32)
-    training_set = dataclasses.replace(
-        project(0, images, tags=tags), incumbent=incumbent, labels=labels, weights=believed
-    )
-    return judge_candidate(training_set, candidate, **options)
+    own = {"incumbent": incumbent, "labels": labels, "weights": np.ones(labels.shape, dtype=np.float32), **changes}
+    return dataclasses.replace(project(0, images, tags=tags), **own)
+
+
+def judged(incumbent: Array, candidate: Array, labels: Labels, **options: Any) -> Verdict:
+    """The verdict on these images."""
+    return judge_candidate(given(incumbent, labels), candidate, **options)
+
+
+def refused(training_set: TrainingSet, seed: int = 0) -> Verdict:
+    verdict = refuse_before_fitting(training_set, seed)
+    assert verdict is not None
+    return verdict
 
 
 def test_honest_corrections_are_served_and_the_reason_speaks_of_edits() -> None:
@@ -78,16 +86,14 @@ def test_honest_corrections_are_served_and_the_reason_speaks_of_edits() -> None:
 def test_labels_of_other_images_are_refused_before_anything_is_fitted() -> None:
     for seed in range(6):
         training_set = project(seed, 200, shuffled=True)
-        verdict = refuse_before_fitting(training_set, seed)
-        assert verdict is not None
+        verdict = refused(training_set, seed)
         assert verdict.outcome == "reject"
         assert UNRELATED in verdict.reason
         assert verdict.figures["p_unrelated"] > gate.UNRELATED_FROM
 
 
 def test_few_corrections_need_more_and_the_verdict_says_how_many() -> None:
-    verdict = refuse_before_fitting(project(0, 12))
-    assert verdict is not None
+    verdict = refused(project(0, 12))
     assert verdict.outcome == "needs_data"
     assert verdict.figures["more_corrections"] >= gate.FEWEST_IMAGES - 12
     assert f"{verdict.figures['more_corrections']:.0f} more corrected images" in verdict.reason
@@ -97,12 +103,10 @@ def test_images_without_right_tags_and_tags_that_are_always_right_need_more() ->
     training_set = project(0, 100)
     labels = np.zeros_like(training_set.labels)
     labels[:5, 0] = True
-    verdict = refuse_before_fitting(dataclasses.replace(training_set, labels=labels))
-    assert verdict is not None
+    verdict = refused(dataclasses.replace(training_set, labels=labels))
     assert "5 right tags" in verdict.reason
     assert verdict.figures["more_corrections"] == 100  # 5 more, of which 100 images give 5
-    always = refuse_before_fitting(dataclasses.replace(training_set, labels=np.ones_like(labels)))
-    assert always is not None
+    always = refused(dataclasses.replace(training_set, labels=np.ones_like(labels)))
     assert always.outcome == "needs_data"
     assert "no tag is right on some images and wrong on others" in always.reason
 
@@ -111,9 +115,7 @@ def test_photos_that_are_no_evidence_are_not_counted() -> None:
     training_set = project(0, 100)
     weights = training_set.weights.copy()
     weights[15:] = 0
-    verdict = refuse_before_fitting(dataclasses.replace(training_set, weights=weights))
-    assert verdict is not None
-    assert "15 images" in verdict.reason
+    assert "15 images" in refused(dataclasses.replace(training_set, weights=weights)).reason
 
 
 @pytest.mark.parametrize(
@@ -170,28 +172,23 @@ def test_photos_that_no_score_chose_are_reported_alone() -> None:
 
 def test_an_added_tag_counts_by_its_cost() -> None:
     scores, labels = scored(images=200)
-    training_set = dataclasses.replace(project(0, 200, tags=8), incumbent=scores, labels=labels)
     for cost, accepted in ((1, False), (6, True)):
-        costly = dataclasses.replace(training_set, add_costs=np.full(8, cost, dtype=np.float32))
-        verdict = judge_candidate(costly, scores)
-        assert verdict.accepted == accepted
+        costly = given(scores, labels, add_costs=np.full(8, cost, dtype=np.float32))
+        assert judge_candidate(costly, scores).accepted == accepted
 
 
 def test_fixed_thresholds_and_a_limit_of_ticks_are_judged_as_they_tick() -> None:
     scores, labels = scored(images=200)
     better = scores + 2 * labels
-    training_set = dataclasses.replace(project(0, 200, tags=8), incumbent=scores, labels=labels)
     never = np.full(8, 0.99999, dtype=np.float32)
-    fixed = dataclasses.replace(training_set, fixed_thresholds=never, incumbent_thresholds=never)
-    verdict = judge_candidate(fixed, better)
+    verdict = judge_candidate(given(scores, labels, fixed_thresholds=never, incumbent_thresholds=never), better)
     assert verdict.figures["edits_candidate"] == verdict.figures["edits_incumbent"] == labels.sum(axis=1).mean()
-    own = dataclasses.replace(training_set, fixed_thresholds=np.full(8, np.nan, dtype=np.float32))
-    assert own.thresholds.tolist() == training_set.thresholds.tolist()
-    one = dataclasses.replace(training_set, most_ticked=1)
+    own = given(scores, labels, fixed_thresholds=np.full(8, np.nan, dtype=np.float32))
+    assert own.thresholds.tolist() == given(scores, labels).thresholds.tolist()
     ticked = np.zeros_like(labels)
     ticked[np.arange(200), better.argmax(axis=1)] = better.max(axis=1) > 0
     expected = (ticked != labels).sum(axis=1).mean()
-    verdict = judge_candidate(one, better)
+    verdict = judge_candidate(given(scores, labels, most_ticked=1), better)
     assert verdict.figures["edits_candidate"] == pytest.approx(expected)
 
 
@@ -230,12 +227,13 @@ def test_diverged_candidate_is_rejected(value: float) -> None:
 def test_unknown_pairs_and_rows_that_are_not_judged_play_no_part() -> None:
     scores, labels = scored()
     better = scores + 3 * labels
-    weights, judged_rows = np.ones(labels.shape), np.arange(60) < 40
+    weights, judged_rows = np.ones(labels.shape, dtype=np.float32), np.arange(60) < 40
     weights[:, 4:] = 0
+    training_set = given(scores, labels, weights=weights)
     changed = better.copy()
     changed[:, 4:] = -scores[:, 4:]
     changed[40:] = -scores[40:]
-    one, other = (judged(scores, each, labels, weights, evaluated=judged_rows) for each in (better, changed))
+    one, other = (judge_candidate(training_set, each, evaluated=judged_rows) for each in (better, changed))
     assert one == other
     assert one.figures["images"] == 40
 

@@ -35,11 +35,6 @@ def event(action: str = "ANNOTATION_CREATED", number: int = 1) -> dict[str, Any]
     return annotation_event(number, "red", image="/data/upload/1/a.png", created=CREATED) | {"action": action}
 
 
-def connect(client: httpx.Client, studio: FakeLabelStudio) -> ProjectKey:
-    client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
-    return ProjectKey(studio.url, 1, STAMP)
-
-
 @pytest.fixture
 def jobs() -> FakeJobs:
     return FakeJobs()
@@ -51,14 +46,20 @@ def client(start: Start, jobs: FakeJobs) -> httpx.Client:
 
 
 @pytest.fixture
+def key(client: httpx.Client, studio: FakeLabelStudio) -> ProjectKey:
+    """Of a project that is connected."""
+    client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
+    return ProjectKey(studio.url, 1, STAMP)
+
+
+@pytest.fixture
 def ledger(settings: Settings) -> Ledger:
     return Ledger(open_migrated(settings))
 
 
 def test_a_correction_is_in_the_ledger_when_it_is_answered(
-    client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio
+    client: httpx.Client, ledger: Ledger, key: ProjectKey
 ) -> None:
-    key = connect(client, studio)
     assert client.post("/webhook", json=event()).json() == {"status": "ok"}
     (kept,) = ledger.annotations(key)
     assert (kept.parsed.id, kept.parsed.task) == (1, 1)
@@ -81,9 +82,8 @@ def test_a_project_that_no_setup_has_named(client: httpx.Client, ledger: Ledger,
 
 
 def test_a_project_has_a_share_of_the_disk(
-    client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, ledger: Ledger, key: ProjectKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = connect(client, studio)
     client.post("/webhook", json=event())
     monkeypatch.setattr(handlers, "MAX_PROJECT_BYTES", 2 * ledger.size(key) + 20)
     statuses = [client.post("/webhook", json=event(number=number)).status_code for number in (2, 3, 4)]
@@ -93,9 +93,8 @@ def test_a_project_has_a_share_of_the_disk(
 
 
 def test_nothing_pretends_to_be_kept(
-    client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, ledger: Ledger, key: ProjectKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = connect(client, studio)
     monkeypatch.setattr(Ledger, "record", Mock(side_effect=DatabaseUnavailable("The database is away.")))
     answer = client.post("/webhook", json=event())
     assert (answer.status_code, answer.json()["error"]) == (503, "The database is away.")
@@ -111,8 +110,7 @@ def test_without_a_database_it_is_not_known_whose_event_it_is(start: Start, monk
     assert (answer.status_code, answer.json()["error"]) == (503, "The database is away.")
 
 
-def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio) -> None:
-    key = connect(client, studio)
+def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger, key: ProjectKey) -> None:
     statuses: list[int] = []
 
     def say(first: int) -> None:
@@ -125,8 +123,7 @@ def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger, stu
     assert [each.parsed.id for each in ledger.annotations(key)] == list(range(1, 41))
 
 
-def test_start_training(client: httpx.Client, jobs: FakeJobs, studio: FakeLabelStudio) -> None:
-    key = connect(client, studio)
+def test_start_training(client: httpx.Client, jobs: FakeJobs, key: ProjectKey) -> None:
     pressed: dict[str, Any] = {"action": "START_TRAINING", "project": {"id": 1, "created_at": CREATED}}
     assert client.post("/webhook", json=pressed).json() == {"status": "ok", "job": "j1", "message": "queued"}
     assert jobs.asked == [(key, "Start Training was pressed")]
