@@ -100,13 +100,9 @@ def test_a_kind_has_one_schedule_and_projects_their_own(database: Database, sche
     connect(database, OTHER)
     for key, cron in ((KEY, "0 1 * * *"), (KEY, "0  2 * * *"), (OTHER, "0 3 * * *")):
         schedules.set(key, "train", cron)
-    schedules.set(KEY, "refresh", "0 4 * * *")
-    assert [(each.kind, each.cron) for each in schedules.schedules(KEY)] == [
-        ("refresh", "0 4 * * *"),
-        ("train", "0 2 * * *"),
-    ]
+    assert [each.cron for each in schedules.schedules(KEY)] == ["0 2 * * *"]
     schedules.remove(KEY, "train")
-    assert [each.kind for each in schedules.schedules(KEY)] == ["refresh"]
+    assert schedules.schedules(KEY) == []
     assert [each.cron for each in schedules.schedules(OTHER)] == ["0 3 * * *"]
     with pytest.raises(InputError, match="no schedule of 'train'"):
         schedules.remove(KEY, "train")

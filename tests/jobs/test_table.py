@@ -100,13 +100,6 @@ def test_a_failed_attempt_waits_and_is_tried_again(queue: JobTable, monkeypatch:
     assert open_jobs(queue) == []
 
 
-def test_jobs_of_a_project_that_nobody_had_named(queue: JobTable) -> None:
-    nameless = ProjectKey("", KEY.id, KEY.created)
-    queue.finish(running(queue, nameless), JobResult("done", {}, 9))
-    assert [job.key for job in queue.jobs(KEY)] == [nameless]
-    assert queue.last_attempts(KEY) == {nameless: 9}
-
-
 @pytest.mark.parametrize("how", ["finish", "fail"])
 @pytest.mark.parametrize("delay_s", [0, 60])
 def test_a_request_while_it_runs_leads_to_another_job_at_its_end(queue: JobTable, how: str, delay_s: float) -> None:
@@ -170,15 +163,6 @@ def test_pauses_between_attempts_grow(database: Database) -> None:
         assert queue.fail(claim, "away", retry=True)
         pauses.append(round((job_of(queue, job.id).not_before - now).total_seconds()))
     assert pauses == [1, 10, 100, 300]
-
-
-def test_one_that_was_released_waits_as_if_it_had_not_begun(queue: JobTable) -> None:
-    claim = running(queue)
-    queue.checkpoint(claim, {"portion": [1, 2]})
-    queue.release(claim, "Others go first.")
-    job = job_of(queue, claim.id)
-    assert (job.state, job.attempt, job.message) == ("requested", 0, "Others go first.")
-    assert (job.checkpoint or {})["portion"] == [1, 2]
 
 
 def test_killed_three_times_is_given_up(queue: JobTable, database: Database) -> None:

@@ -163,9 +163,6 @@ def test_any_bytes_are_a_body(client: httpx.Client, path: str, body: bytes) -> N
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b"null",
-        b"NaN",
         b'{"project": NaN, "tasks": [{"id": Infinity, "data": {"image": -Infinity}}], "extra_params": NaN}',
         b'{"project": "1.1", "project": "2.2", "tasks": [], "tasks": [{}], "action": "a", "action": "b"}',
         b'{"project": 1e400, "action": "\\ud800", "tasks": [{"data": {"image": "\\ud800"}}]}',
@@ -179,9 +176,7 @@ def test_any_bytes_are_a_body(client: httpx.Client, path: str, body: bytes) -> N
         json.dumps({"project": "1", "extra_params": "[" * 100_000, "tasks": []}).encode(),
         json.dumps({"project": "1", "extra_params": '{"top_k": ' + "9" * 10_000 + "}", "tasks": []}).encode(),
         json.dumps({"project": "1", "tasks": []}).encode("utf-16"),
-        json.dumps({"project": "1", "tasks": []}).encode("utf-32"),
         b"\xef\xbb\xbf{}",
-        b'{"project": "\xff\xfe"}',
         b"\x1f\x8b\x08\x00",
     ],
     ids=str,

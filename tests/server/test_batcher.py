@@ -97,15 +97,6 @@ def test_jobs_go_before_the_next_batch(batcher: Batcher, network: Gated) -> None
     assert results(waiting) == [1]
 
 
-def test_a_spare_lane_leaves_networks_alone_that_use_all_threads(with_spare: Batcher, network: Gated) -> None:
-    network.side_by_side = False
-    futures = put(with_spare, network, 0, 1)
-    assert network.entered.acquire(timeout=30)
-    assert not network.entered.acquire(timeout=0.2)
-    network.go_on.release(2)
-    assert results(futures) == [0, 1]
-
-
 class Telling(Gated):
     """Tells what `tell` finds in the thread that encodes."""
 
@@ -129,21 +120,6 @@ def test_only_the_spare_lane_has_a_low_priority(with_spare: Batcher) -> None:
     results(put(with_spare, Telling(priority), 0, 1))
     here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     assert sorted(found) == [here, here + batcher_module.SPARE_NICENESS]
-
-
-def test_a_spare_lane_waits_while_the_first_has_a_short_job_or_is_free(with_spare: Batcher, network: Gated) -> None:
-    go_on = threading.Event()
-    job = with_spare.submit_scoring(lambda: go_on.wait(30))
-    futures = put(with_spare, network, 0)
-    assert not network.entered.acquire(timeout=0.2)
-    go_on.set()
-    assert job.result(30)
-    network.go_on.release()
-    assert results(futures) == [0]
-    lanes = set[str]()
-    for number in range(100):
-        results(put(with_spare, Telling(lambda: lanes.add(threading.current_thread().name)), number))
-    assert lanes == {"network"}
 
 
 def test_an_error_reaches_those_whom_it_concerns(batcher: Batcher) -> None:

@@ -31,6 +31,8 @@ def test_many_tasks_become_a_job(late: House) -> None:
     network.seconds = 0
     wait_until(lambda: ask(late, 12)[0] == 200)
     assert sum(network.batches) < 24, "what was done is remembered"
+    late.jobs.late.clear()
+    assert (ask(late, 12)[0], late.jobs.late) == (200, [])
 
 
 @pytest.mark.parametrize(
@@ -47,9 +49,3 @@ def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, m
         monkeypatch.setattr(late.jobs, "request_prelabelling", Mock(side_effect=error))
         status, said = ask(late, 12)
         assert (status, "fewer tasks at a time" in said, str(error) in said) == (503, True, named)
-
-
-def test_in_time_there_is_no_job(house: Houses) -> None:
-    late = house()
-    assert ask(late, 3)[0] == 200
-    assert late.jobs.late == []
