@@ -90,21 +90,16 @@ def test_what_is_scheduled_is_done(settings: Settings, jobs: Requests, database:
 
 
 def test_a_queue_that_loses_everything_loses_nothing(settings: Settings, jobs: Requests) -> None:
-    with working(settings):
-        jobs.until(jobs.request(), "done")
-        Redis.from_url(*running_urls(settings)).flushall()
-        for _ in range(2):
-            jobs.until(jobs.request(), "done")
-
-
-def test_a_queue_that_is_killed_loses_nothing(settings: Settings, jobs: Requests) -> None:
-    """While a worker waits, and while it works."""
+    """It is emptied, then killed while a worker waits, and while it works."""
 
     def kill_queue() -> None:
         os.kill(int(Redis.from_url(*running_urls(settings)).info("server")["process_id"]), signal.SIGKILL)
 
     with working(settings) as worker:
         jobs.until(jobs.request(), "done")
+        Redis.from_url(*running_urls(settings)).flushall()
+        for _ in range(2):
+            jobs.until(jobs.request(), "done")
         kill_queue()
         file = busy(settings)
         job, _ = jobs.requested_and_running()
@@ -124,7 +119,9 @@ def test_a_job_that_takes_too_long_is_ended(settings: Settings, jobs: Requests) 
 def test_told_to_stop_it_ends_its_job_first(settings: Settings, jobs: Requests) -> None:
     with working(settings) as worker:
         file = busy(settings)
-        job, _ = jobs.requested_and_running()
+        job, pid = jobs.requested_and_running()
+        assert os.getpriority(os.PRIO_PROCESS, pid) >= min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+        assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == OOM_SCORE, "servers on the machine go first"
         worker.process.terminate()
         time.sleep(0.3)
         assert worker.process.poll() is None
@@ -150,14 +147,6 @@ def test_told_twice_it_stops_at_once(settings: Settings, jobs: Requests) -> None
         file.unlink()
     with working(short):
         assert jobs.until(job, "done").attempt > 1
-
-
-def test_a_job_goes_after_a_server_on_the_same_machine(settings: Settings, jobs: Requests) -> None:
-    with working(settings):
-        busy(settings)
-        _, pid = jobs.requested_and_running()
-        assert os.getpriority(os.PRIO_PROCESS, pid) >= min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
-        assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == OOM_SCORE
 
 
 def test_the_job_of_a_killed_worker_goes_on(settings: Settings, jobs: Requests) -> None:
