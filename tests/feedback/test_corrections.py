@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, shown
+from support.server import choices_config
 
 from ram_backend.feedback.corrections import corrections_of, merge_corrections, shown_to
 from ram_backend.feedback.events import CurrentAnnotation, LabelSpace
@@ -136,20 +137,15 @@ def test_two_choices_of_one_text_are_one_tag() -> None:
 
 
 def test_of_several_texts_nobody_knows_which() -> None:
-    schema = parse_label_config(
-        '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">'
-        '<Choice value="vehicle" predicted_values="car, bus, truck,tram"/><Choice value="car"/></Choices></View>'
-    )
+    several = '"vehicle" predicted_values="car, bus, truck,tram"'
+    schema = parse_label_config(choices_config("vehicle", "car").replace('"vehicle"', several))
     assert states(only(said(1, "vehicle"), schema=schema), ["bus", "vehicle"]) == [("added", 0.25), ("unknown", 0)]
     assert states(only(said(1, "vehicle", "car"), schema=schema), ["car", "bus"]) == [("added", 1), ("added", 0.25)]
     assert states(only(said(1), schema=schema), ["car", "bus"]) == [("untouched", 1), ("untouched", 1)]
 
 
 def test_dynamic_choices_come_with_the_task() -> None:
-    schema = parse_label_config(
-        '<View><Image name="image" value="$image"/>'
-        '<Choices name="tags" toName="image" choice="multiple" value="$options"/></View>'
-    )
+    schema = parse_label_config(choices_config(attributes='value="$options"'))
     data = {"image": "/a.jpg", "options": ["bus", {"value": "A tram", "alias": "tram"}]}
     correction = only(current(said(1, "tram"), task_data=data), schema=schema)
     assert states(correction, ["bus", "A tram", "cat"]) == [("untouched", 1), ("added", 1), ("unknown", 0)]

@@ -1,7 +1,6 @@
 """A worker's own queue server: found, started, stopped with its process, started again after a kill."""
 
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -30,11 +29,6 @@ def own(tmp_path: Path) -> Iterator[Settings]:
     for url in left:
         Redis.from_url(url).shutdown(nosave=True)
     assert not left, "a server was left running"
-
-
-def pid_of(url: str) -> int:
-    with Redis.from_url(url) as connection:
-        return int(connection.info("server")["process_id"])
 
 
 def servers(valkey: Valkey) -> list[int]:
@@ -108,14 +102,6 @@ def test_a_signal_for_its_process_is_not_for_it(own: Settings) -> None:
     with Valkey(own) as valkey:
         (pid,) = servers(valkey)[-1:]
         assert os.getpgid(pid) != os.getpgid(0)
-
-
-def test_it_is_revived(own: Settings) -> None:
-    with Valkey(own) as valkey:
-        for _ in range(2):
-            os.kill(pid_of(valkey.url), signal.SIGKILL)
-            assert valkey.revive()
-        assert running_urls(own) == [valkey.url]
 
 
 def test_one_that_does_not_start_says_why(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

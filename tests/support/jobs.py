@@ -15,13 +15,13 @@ from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
+from support.server import choices_config
 from support.tiny_model import inline
 
 KEY = ProjectKey("http://127.0.0.1:1", 7, 1_795_452_148)
 OTHER = ProjectKey("http://127.0.0.1:1", 8, 1_795_452_149)
 """Nobody answers at that address."""
-CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
-<Choice value="red"/><Choice value="green"/><Choice value="blue"/></Choices></View>"""
+CONFIG = choices_config("red", "green", "blue")
 TESTS = Path(__file__).resolve().parent.parent
 
 
