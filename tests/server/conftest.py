@@ -57,20 +57,16 @@ def client(start: Start) -> httpx.Client:
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks at the database often, and tries again soon."""
+def house(
+    settings: Settings, studio: FakeLabelStudio, words: ColourWords, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Houses]:
+    """Builds servers that look at the database often, each on the database and the versions of the one before."""
     monkeypatch.setattr(swap, "POLL_S", 0.02)
     monkeypatch.setattr(swap, "RETRY_S", (0.05, 0.05))
-
-
-@pytest.fixture
-def house(settings: Settings, studio: FakeLabelStudio, words: ColourWords, hasty: None) -> Iterator[Houses]:
-    """Builds servers, each on the database and the versions of the one before."""
     with ExitStack() as stack:
         built: list[House] = []
 
         def build(network: Any = None, **changes: Any) -> House:
-            """Another server on the same database and versions each time."""
             mine = House(settings.model_copy(update=changes), studio)
             mine.app = create_app(mine.settings, jobs=mine.jobs, model=colour_model(mine.settings, network))
             mine.client = stack.enter_context(serving(mine.app))

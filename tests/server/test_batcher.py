@@ -63,12 +63,6 @@ def batcher() -> Iterator[Batcher]:
         yield made
 
 
-@pytest.fixture
-def with_spare() -> Iterator[Batcher]:
-    with closing(Batcher(1, 0.0, ServerMetrics(), spare_thread=True)) as made:
-        yield made
-
-
 def test_what_waits_is_merged_up_to_the_size(batcher: Batcher, network: Gated) -> None:
     first = busy(batcher, network)
     others = put(batcher, network, 1, 2, 3, 4, 5)
@@ -110,14 +104,15 @@ class Telling(Gated):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
-def test_only_the_spare_lane_has_a_low_priority(with_spare: Batcher) -> None:
+def test_only_the_spare_lane_has_a_low_priority() -> None:
     def priority() -> None:
         both.wait(30)
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     both = threading.Barrier(2)
     found: list[int] = []
-    results(put(with_spare, Telling(priority), 0, 1))
+    with closing(Batcher(1, 0.0, ServerMetrics(), spare_thread=True)) as with_spare:
+        results(put(with_spare, Telling(priority), 0, 1))
     here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     assert sorted(found) == [here, here + batcher_module.SPARE_NICENESS]
 

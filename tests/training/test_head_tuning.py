@@ -46,12 +46,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return tiny.import_bundle(tmp_path_factory.mktemp("tuning"))
 
 
-@pytest.fixture(scope="module")
-def head(bundle: Bundle) -> dict[str, np.ndarray]:
-    """The tensors of the bundle's own head."""
-    return load_network(bundle, device="cpu").head_tensors()  # type: ignore[attr-defined]
-
-
 def attempted(trainer: HeadTrainer, training_set: TrainingSet | None = None, seed: int = 5) -> Candidate | None:
     training_set = tiny.training_set(images=IMAGES) if training_set is None else training_set
     return trainer.fit(training_set, seed, lambda *_: None)
@@ -207,7 +201,7 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
 
 
 @pytest.mark.parametrize("asked", [2, tiny.TAGS + tiny.OUTSIDE])
-def test_only_a_bent_head_moves_other_tags(bundle: Bundle, head: dict[str, np.ndarray], asked: int) -> None:
+def test_only_a_bent_head_moves_other_tags(bundle: Bundle, asked: int) -> None:
     network = load_network(bundle, device="cpu")
     tokens = tiny.training_set(images=80).tokens  # more than one portion
     assert tokens is not None
@@ -216,7 +210,7 @@ def test_only_a_bent_head_moves_other_tags(bundle: Bundle, head: dict[str, np.nd
         rng = np.random.default_rng(0)
         bent = {
             name: (array + noise * np.abs(array).mean() * rng.normal(size=array.shape)).astype(np.float32)
-            for name, array in head.items()
+            for name, array in network.head_tensors().items()  # type: ignore[attr-defined]
         }
         subset = resolve_subset(bundle, tiny.NAMES[:asked])
         scores = off_target_scores(bundle, network, head_file(HEAD_FILE, bent), subset, tokens, seed=1)

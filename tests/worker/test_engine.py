@@ -26,22 +26,18 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(data_dir=tmp_path / "data", train_after=0, lease_seconds=60)
 
 
-@pytest.fixture
-def corrected(database: Database) -> None:
-    """Sixty pictures whose colours people have named, with a mistake now and then."""
+@pytest.mark.service
+@pytest.mark.usefixtures("nothing_left")
+def test_three_workers_find_what_one_process_finds(
+    settings: Settings, database: Database, queue: JobTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among sixty pictures whose colours people have named, with a mistake now and then."""
     said = []
     for number in range(1, 61):
         values = zip(("red", "green", "blue"), (37 * number % 256, 101 * number % 256, 173 * number % 256), strict=True)
         tags = [name for name, value in values if (value > 128) != (number % 13 == 0)]
         said.append(statement(number, tags or ["red"]))
     Ledger(database).record(KEY, said)
-
-
-@pytest.mark.service
-@pytest.mark.usefixtures("nothing_left", "corrected")
-def test_three_workers_find_what_one_process_finds(
-    settings: Settings, database: Database, queue: JobTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
     jobs = [queue.request(KEY, "engine", "asked", share=share).job.id for share in range(3)]
     assert len(set(jobs)) == 3
     with working(settings), working(settings), working(settings):

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,12 +64,6 @@ class Requests:
 @pytest.fixture
 def jobs(settings: Settings, database: Database) -> Requests:
     return Requests(settings, database)
-
-
-@pytest.fixture
-def valkey(settings: Settings, database: Database) -> Iterator[Valkey]:
-    with Valkey(settings) as there:
-        yield there
 
 
 def test_five_presses_train_once(settings: Settings, jobs: Requests) -> None:
@@ -164,20 +157,21 @@ def test_the_job_of_a_killed_worker_goes_on(settings: Settings, jobs: Requests) 
         assert jobs.until(job, "done").attempt == 1
 
 
-def test_no_password_stands_on_a_command_line(settings: Settings, valkey: Valkey, jobs: Requests) -> None:
+def test_no_password_stands_on_a_command_line(settings: Settings, jobs: Requests) -> None:
     """Of the worker and of the process that does a job, which has both passwords all the same."""
     redis_password, token = "redis-password-0815", "label-studio-token-4711"
-    url = f"{valkey.url}?password={redis_password}"
-    Redis.from_url(valkey.url).config_set("requirepass", redis_password)
-    try:
-        secret = settings.model_copy(update={"redis_url": url, "label_studio_api_key": token})
-        with working(secret) as worker:
-            busy(settings)
-            _, process = jobs.requested_and_running()
-            lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (worker.process.pid, process)]
-            environment = Path(f"/proc/{process}/environ").read_bytes()
-    finally:
-        Redis.from_url(url).config_set("requirepass", "")
+    with Valkey(settings) as valkey:
+        url = f"{valkey.url}?password={redis_password}"
+        Redis.from_url(valkey.url).config_set("requirepass", redis_password)
+        try:
+            secret = settings.model_copy(update={"redis_url": url, "label_studio_api_key": token})
+            with working(secret) as worker:
+                busy(settings)
+                _, process = jobs.requested_and_running()
+                lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (worker.process.pid, process)]
+                environment = Path(f"/proc/{process}/environ").read_bytes()
+        finally:
+            Redis.from_url(url).config_set("requirepass", "")
     for password in (redis_password, token):
         assert password.encode() in environment
         assert not any(password.encode() in line for line in lines)
