@@ -14,7 +14,6 @@ from ram_backend.captions.writer import CaptionWriter
 from ram_backend.errors import BundleDamaged, InputError
 from ram_backend.models.bundle import CAPTIONER, Bundle, open_bundle
 from ram_backend.models.captioner import load_captioner
-from ram_backend.models.importing import import_checkpoint
 from ram_backend.vocabulary.minilm import bert_tokenizer
 
 WIDTHS = {"ram": tiny.WIDTH, "tag2text": tiny.EMBED * 4}
@@ -23,9 +22,7 @@ WIDTHS = {"ram": tiny.WIDTH, "tag2text": tiny.EMBED * 4}
 @pytest.fixture(scope="module", params=WIDTHS)
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A small bundle whose captioner knows all of BERT's words."""
-    folder, kind = tmp_path_factory.mktemp("captions"), request.param
-    file, tags = tiny.write(folder, kind, tiny.captioning_state(kind))
-    return import_checkpoint(file, tags, name=kind, bundles_dir=folder / "bundles", **tiny.options(kind))
+    return tiny.imported(tmp_path_factory.mktemp("captions"), request.param, tiny.captioning_state(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +60,12 @@ def test_layers_shared_with_the_tagging_head_are_read_from_the_network(bundle: B
 
 
 def test_a_model_without_a_captioner_gets_a_template_and_a_bundle_without_weights_says_why(tmp_path: Path) -> None:
-    file, tags = tiny.write(tmp_path / "plus", "ram_plus")
-    plus = import_checkpoint(file, tags, name="plus", bundles_dir=tmp_path / "b", **tiny.options("ram_plus"))
-    captions = BundleCaptions(plus)
+    captions = BundleCaptions(tiny.imported(tmp_path, "ram_plus"))
     assert captions.source == "template"
     assert captions.write(np.zeros((2, 17, 24), np.float32), [["dog", "grass"], []]) == ["dog, grass", ""]
     state = {key: value for key, value in tiny.state_dict("ram").items() if not reference.is_caption_key(key)}
-    file, tags = tiny.write(tmp_path / "ram", "ram", state)
-    lacking = import_checkpoint(file, tags, name="lacking", bundles_dir=tmp_path / "b", **tiny.options("ram"))
-    with pytest.raises(InputError, match="'lacking' can't write captions: the imported file had none"):
-        BundleCaptions(lacking)
+    with pytest.raises(InputError, match="'ram' can't write captions: the imported file had none"):
+        BundleCaptions(tiny.imported(tmp_path, "ram", state))
 
 
 def test_a_bundle_s_captions_are_its_captioner_s(bundle: Bundle, writer: CaptionWriter) -> None:

@@ -7,8 +7,12 @@ from typing import Any
 import torch
 from models import reference
 from torch import Tensor
+from transformers import BertConfig
 
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.captioner import Captioner
 from ram_backend.models.head import HeadConfig
+from ram_backend.models.importing import import_checkpoint
 from ram_backend.models.official import expected_shapes
 from ram_backend.models.ram import Architecture, SwinConfig
 
@@ -90,37 +94,13 @@ def captioner_shapes(
     words: int, hidden: int = HIDDEN, token_width: int = EMBED * 4, inner: int = INNER
 ) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of a whole captioner in an official file: three layers over the tags, two that write."""
-    found: dict[str, tuple[int, ...]] = {}
-
-    def dense(name: str, rows: int, columns: int = hidden, *, norm: bool = False) -> None:
-        found.update({f"{name}.dense.weight": (rows, columns), f"{name}.dense.bias": (rows,)})
-        if norm:
-            found.update({f"{name}.LayerNorm.weight": (rows,), f"{name}.LayerNorm.bias": (rows,)})
-
-    for part, layers, width in (("tag_encoder", 3, token_width), ("text_decoder.bert", 2, hidden)):
-        for name, shape in {
-            "word_embeddings.weight": (words, hidden),
-            "position_embeddings.weight": (64, hidden),
-            "LayerNorm.weight": (hidden,),
-            "LayerNorm.bias": (hidden,),
-        }.items():
-            found[f"{part}.embeddings.{name}"] = shape
-        for layer in (f"{part}.encoder.layer.{number}" for number in range(layers)):
-            for kind, columns in (("attention", hidden), ("crossattention", width)):
-                for name in ("query", "key", "value"):
-                    key = f"{layer}.{kind}.self.{name}"
-                    found |= {
-                        f"{key}.weight": (hidden, hidden if name == "query" else columns),
-                        f"{key}.bias": (hidden,),
-                    }
-                dense(f"{layer}.{kind}.output", hidden, norm=True)
-            dense(f"{layer}.intermediate", inner)
-            dense(f"{layer}.output", hidden, inner, norm=True)
-    dense("text_decoder.cls.predictions.transform", hidden)
-    for end in ("weight", "bias"):
-        found[f"text_decoder.cls.predictions.transform.LayerNorm.{end}"] = (hidden,)
-    found["text_decoder.cls.predictions.bias"] = (words,)
-    return found
+    numbers = {"vocab_size": words, "hidden_size": hidden, "intermediate_size": inner, "max_position_embeddings": 64}
+    kind: dict[str, Any] = {**numbers, "num_attention_heads": 1, "is_decoder": True, "add_cross_attention": True}
+    configs = [BertConfig(num_hidden_layers=layers, **kind) for layers in (3, 2)]
+    with torch.device("meta"):
+        state = Captioner(*configs, token_width).state_dict()
+    others = ("token_type_embeddings", "position_ids", "predictions.decoder")
+    return {key: tuple(each.shape) for key, each in state.items() if not any(part in key for part in others)}
 
 
 def captioner_weights(shapes: dict[str, tuple[int, ...]], salt: str = "tiny:") -> dict[str, Tensor]:
@@ -151,6 +131,12 @@ def write(folder: Path, kind: str, state: dict[str, Tensor] | None = None, **oth
     torch.save({"model": state_dict(kind) if state is None else state, "epoch": 3, **others}, file)
     tags.write_text("\n".join(TAGS))
     return file, tags
+
+
+def imported(folder: Path, kind: str, state: dict[str, Tensor] | None = None) -> Bundle:
+    """The bundle of a tiny file."""
+    file, tags = write(folder, kind, state)
+    return import_checkpoint(file, tags, name=kind, bundles_dir=folder / "bundles", **options(kind))
 
 
 def options(kind: str) -> dict[str, Any]:
