@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError
-from ram_backend.models.bundle import Bundle, bundle_digest, new_bundle, open_bundle, verify
+from ram_backend.models.bundle import Bundle, bundle_digest, new_bundle, open_bundle
 from ram_backend.models.preprocessing import Preprocessing
 
 TinyBundle = Callable[[str], Bundle]
@@ -31,15 +31,6 @@ def test_a_missing_or_shortened_file_is_named(copied: Path, name: str) -> None:
     file.unlink()
     with pytest.raises(BundleDamaged, match=f"{name} is missing"):
         open_bundle(copied)
-
-
-def test_verify_sees_a_changed_byte(copied: Path) -> None:
-    file = copied / "network.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-3] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(BundleDamaged, match=r"checksum of network\.safetensors"):
-        verify(open_bundle(copied))
 
 
 RUBBISH = ["", "[]", "{}", "{", '{"format": 1}', "[" * 100_000]

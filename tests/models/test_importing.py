@@ -65,11 +65,6 @@ def test_what_only_an_optimizer_needs_is_left_out(tmp_path: Path) -> None:
         "tied_keys": 1,
         "extra_keys": [],
     }
-    kept = load_file(bundle.path / "network.safetensors")
-    rows = load_file(bundle.path / "label_embeddings.safetensors")
-    values = sum(int(np.prod(shape)) for key, shape in tiny.shapes("ram").items() if not _dropped(key))
-    assert sum(array.size for array in kept.values()) + rows["rows"].size == values
-    assert rows["counts"].tolist() == [1] * 7
 
 
 @pytest.mark.parametrize("kind", ["ram", "tag2text"])
@@ -250,9 +245,7 @@ class _Code:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_file_that_wants_to_run_code_is_refused(
-    tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file, tags = tiny.write(tmp_path, "ram")
     torch.save({"model": tiny.state_dict("ram"), "config": _Code()}, file, _use_new_zipfile_serialization=zipped)

@@ -114,14 +114,6 @@ def test_importing_needs_less_than_half_as_much_again_as_the_kept_weights(full: 
     assert full.peak < 1.5 * kept
 
 
-def test_tokens(full: Full) -> None:
-    name = "encoder_tokens" if full.model == "tag2text" else "image_embeds"
-    np.testing.assert_allclose(full.tokens[:, :4], full.expected[f"{name}_first4"], atol=TOLERANCE, rtol=0)
-    np.testing.assert_allclose(full.tokens[0], full.expected[f"{name}_full_image0"], atol=TOLERANCE, rtol=0)
-    norms = np.linalg.norm(full.tokens, axis=-1)
-    np.testing.assert_allclose(norms, full.expected[f"{name}_norms"], atol=TOLERANCE, rtol=0)
-
-
 def test_logits_and_decisions_of_every_image_and_tag(full: Full) -> None:
     np.testing.assert_allclose(full.logits, full.expected["logits"], atol=TOLERANCE, rtol=0)
     scores = full.bundle.calibration.scores(full.logits)

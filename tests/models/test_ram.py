@@ -5,19 +5,15 @@ published reference numbers within 2e-5. `official_head.npz` is a part of the pu
 tokens of one photo and the logits of the first 40 tags.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from models import reference, tiny
 
-from ram_backend.models.head import HeadConfig, StableLayerNorm, TaggingHead
+from ram_backend.models.head import StableLayerNorm
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.official import expected_shapes, label_key, our_names
 from ram_backend.models.ram import LabelBlock, TaggingNetwork
-
-CONFIG = HeadConfig(token_width=20, hidden=32, heads=4, layers=2, intermediate=48, label_width=12)
 
 
 def build(kind: str) -> tuple[TaggingNetwork, LabelBlock]:
@@ -63,15 +59,6 @@ def test_the_full_width_head_gives_the_authors_logits(kind: str, each: int) -> N
     with torch.no_grad():
         logits = network(torch.from_numpy(reference.stored("head", "tokens"))[None], labels)[0]
     np.testing.assert_allclose(logits, reference.stored("head", f"{kind}_logits"), atol=1e-4, rtol=0)
-
-
-def test_dropout_acts_in_training_only() -> None:
-    head = TaggingHead(replace(CONFIG, dropout=0.5))
-    tokens, labels = torch.randn(1, 7, 20), torch.randn(5, 12)
-    head.eval()
-    assert torch.equal(head(tokens, head.queries(labels)), head(tokens, head.queries(labels)))
-    head.train()
-    assert not torch.equal(head(tokens, head.queries(labels)), head(tokens, head.queries(labels)))
 
 
 def test_norms_keep_a_tiny_epsilon_in_half_precision() -> None:

@@ -1,18 +1,15 @@
 """Imported bundles on torch: the authors' logits, for any images, any tags, in any precision."""
 
-import json
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from models import reference, tiny
 
-from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable, VocabularyError
+from ram_backend.errors import SettingsError, TextEncoderUnavailable, VocabularyError
 from ram_backend.models import torch_network
-from ram_backend.models.bundle import Bundle, open_bundle
+from ram_backend.models.bundle import Bundle
 from ram_backend.models.head import HeadConfig, TaggingHead
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.network import encoder_id_of, load_network
@@ -28,9 +25,7 @@ def expected(kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("pairs", [torch_network.PAIRS_AT_ONCE, 6])
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_any_images_and_tags_give_the_authors_logits(
-    tiny_bundle: TinyBundle, kind: str, pairs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_authors_logits(tiny_bundle: TinyBundle, kind: str, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images alone or together; tags in any order, also in pieces of so many pairs."""
     monkeypatch.setattr(torch_network, "PAIRS_AT_ONCE", pairs)
     monkeypatch.setattr(torch_network, "RESIDENT_ROWS", 1000 * (pairs > 6))
@@ -47,9 +42,7 @@ def test_any_images_and_tags_give_the_authors_logits(
 
 
 @pytest.mark.parametrize("resident", [0, 10_000])
-def test_only_the_asked_tags_rows_are_read(
-    tiny_bundle: TinyBundle, resident: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_asked_tags_are_read(tiny_bundle: TinyBundle, resident: int, monkeypatch: pytest.MonkeyPatch) -> None:
     read: set[int] = set()
     original = LabelEmbeddings.of
 
@@ -90,10 +83,12 @@ def test_new_tags_of_ram_plus_may_have_any_number_of_descriptions(tiny_bundle: T
 
 def test_what_cannot_be_selected_is_refused(tiny_bundle: TinyBundle) -> None:
     network = load_network(tiny_bundle("ram"), device="cpu")
-    with pytest.raises(VocabularyError, match="no tag 7"):
-        network.select([7])
-    with pytest.raises(VocabularyError, match=r"\(1, 5\).*\(k, 24\)"):
-        network.select([np.zeros((1, 5), dtype=np.float32)])
+    for tag in (7, -1):
+        with pytest.raises(VocabularyError, match=f"no tag {tag}"):
+            network.select([tag])
+    for shape in ((1, 5), (24,), (0, 24)):
+        with pytest.raises(VocabularyError, match=r"\(k, 24\)"):
+            network.select([np.zeros(shape, dtype=np.float32)])
     with pytest.raises(TextEncoderUnavailable, match="without a text encoder"):
         load_network(tiny_bundle("tag2text"), device="cpu").select([np.zeros((1, 32), dtype=np.float32)])
 
@@ -121,15 +116,6 @@ def test_a_missing_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingsError, match="RAM_DEVICE"):
         torch_network.torch_device("cuda")
-
-
-def test_weights_of_another_architecture_are_damage(tiny_bundle: TinyBundle, tmp_path: Path) -> None:
-    path = Path(shutil.copytree(tiny_bundle("ram").path, tmp_path / "ram"))
-    manifest = json.loads((path / "bundle.json").read_text())
-    manifest["architecture"]["head"]["layers"] = 3
-    (path / "bundle.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleDamaged, match=r"network\.safetensors doesn't fit"):
-        load_network(open_bundle(path), device="cpu")
 
 
 def test_a_precision_that_the_cpu_only_emulates_is_said_and_not_used_unless_forced(

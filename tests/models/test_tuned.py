@@ -41,9 +41,7 @@ def changed(bundle: Bundle, *, low_rank: bool = False) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("low_rank", [False, True])
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_a_tuned_torch_network_computes_what_the_module_does(
-    tiny_bundle: TinyBundle, kind: str, low_rank: bool
-) -> None:
+def test_a_tuned_network_computes_what_the_module_does(tiny_bundle: TinyBundle, kind: str, low_rank: bool) -> None:
     bundle = tiny_bundle(kind)
     network = load_network(bundle, device="cpu", precision="fp32")
     assert isinstance(network, TorchNetwork)

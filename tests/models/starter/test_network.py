@@ -1,6 +1,5 @@
 """The starter as it ships: what it refuses, and what it consists of."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +36,6 @@ def test_other_devices_and_precisions_are_refused(bundle: Bundle) -> None:
         load_network(bundle, device="cuda")
     with pytest.raises(SettingsError, match="fp32"):
         load_network(bundle, precision="bf16")
-
-
-def test_a_source_that_is_not_whole_leaves_nothing(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(PACKAGED, source)
-    (source / "probes.safetensors").unlink()
-    with pytest.raises(BundleDamaged, match=r"probes\.safetensors"):
-        install_starter(tmp_path / "bundles", source=source, name="mine")
-    assert not (tmp_path / "bundles" / "mine").exists()
 
 
 def test_other_encoder_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
