@@ -62,13 +62,3 @@ def flat_png(width: int, height: int, *, body: bool = True) -> bytes:
     rows = b"".join(packer.compress(b"\0" + b"\x50" * width) for _ in range(height)) if body else b""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows + packer.flush()) + chunk(b"IEND", b"")
-
-
-def tiff(order: str, *, width: int, height: int, bits: int, sample_format: int, pixels: bytes) -> bytes:
-    """An uncompressed one-channel TIFF, written by hand."""
-    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
-    tags += [(279, len(pixels)), (339, sample_format)]
-    mark = b"II*\0" if order == "<" else b"MM\0*"
-    directory = struct.pack(f"{order}H", len(tags))
-    directory += b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags) + b"\0" * 4
-    return mark + struct.pack(f"{order}I", 8 + len(pixels)) + pixels + directory

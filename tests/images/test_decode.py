@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import pictures
-from images.pictures import BLUE, GREEN, RED, WHITE, corners, decode, encoded, exif_of, four_colours, tiff
+from images.pictures import BLUE, GREEN, RED, WHITE, corners, decode, encoded, exif_of, four_colours
 from PIL import Image, features
 
 from ram_backend.demo import photo_paths
@@ -25,33 +25,21 @@ def near(pixels: Any, expected: Any, most: float) -> bool:
     return bool(np.abs(np.array(pixels, float) - expected).max() <= most)
 
 
-# Formats
-
-
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
         *((kind, {}) for kind in ("PNG", "BMP", "TIFF", "PPM", "GIF", "JPEG2000")),
         ("TIFF", {"compression": "tiff_lzw"}),
         ("WEBP", LOSSLESS),
+        *((kind, {"quality": 95}) for kind in ("JPEG", "WEBP", "AVIF")),
     ],
 )
-def test_lossless_formats_keep_every_pixel(kind: str, options: dict[str, Any]) -> None:
-    result = decode(encoded(four_colours(64, 32), kind, **options))
-    assert result.mode == "RGB"
-    assert np.array_equal(np.asarray(result), np.asarray(four_colours(64, 32)))
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF"])
-def test_lossy_formats_keep_the_colours(kind: str) -> None:
+def test_every_format_keeps_the_picture(kind: str, options: dict[str, Any]) -> None:
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
-    result = decode(encoded(four_colours(64, 32), kind, quality=95))
-    assert result.size == (64, 32)
-    assert near(corners(result), [RED, GREEN, BLUE, WHITE], 12)
-
-
-# Orientation
+    result = decode(encoded(four_colours(64, 32), kind, **options))
+    assert (result.mode, result.size) == ("RGB", (64, 32))
+    assert near(corners(result), [RED, GREEN, BLUE, WHITE], 12 if "quality" in options else 0)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -74,9 +62,6 @@ def test_every_orientation_is_turned_upright_when_asked(orientation: int, kind: 
 def test_damaged_exif_does_not_cost_the_picture(exif: Any) -> None:
     result = decode(encoded(four_colours(64, 32), "JPEG", quality=95, exif=exif))
     assert near(corners(result), [RED, GREEN, BLUE, WHITE], 12)
-
-
-# Alpha
 
 
 def half_transparent(mode: str) -> Image.Image:
@@ -137,9 +122,6 @@ def test_alpha_of_premultiplied_tiff() -> None:
     assert near(decode(data).getpixel((0, 0)), [255 + (value - 255) * 128 / 255 for value in (100, 50, 0)], 2)
 
 
-# Depths and colour spaces
-
-
 @pytest.mark.parametrize(
     ("values", "dtype", "kind", "expected"),
     [
@@ -150,7 +132,6 @@ def test_alpha_of_premultiplied_tiff() -> None:
         ([0.0, 0.5, 1.0], np.float32, "TIFF", [0, 128, 255]),  # shares of white
         ([0.0, 100.0, 255.0], np.float32, "TIFF", [0, 100, 255]),  # 8-bit values
         ([-10.0, 0.0, 190.0], np.float32, "TIFF", [0, 13, 255]),  # stretched
-        ([0.0, 1000.0, 4000.0], np.float32, "TIFF", [0, 64, 255]),
         ([float("nan"), 0.5, float("inf")], np.float32, "TIFF", [0, 128, 0]),
         ([float("nan")] * 3, np.float32, "TIFF", [0, 0, 0]),
     ],
@@ -159,12 +140,6 @@ def test_grey_of_any_depth_is_scaled(values: list[float], dtype: Any, kind: str,
     result = np.asarray(decode(encoded(Image.fromarray(np.array([values], dtype=dtype)), kind)))
     assert result[0, :, 0].tolist() == expected
     assert (result == result[..., :1]).all()
-
-
-def test_big_endian_16_bit_tiff() -> None:
-    values = np.array([[0, 128 * 257, 65_535]], dtype=">u2")
-    data = tiff(">", width=3, height=1, bits=16, sample_format=1, pixels=values.tobytes())
-    assert np.asarray(decode(data))[0, :, 0].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize(
@@ -179,9 +154,6 @@ def test_other_colour_spaces(kind: str, mode: str, colour: tuple[int, ...], expe
     assert near(decode(encoded(Image.new(mode, (16, 16), colour), kind)).getpixel((8, 8)), expected, 5)
 
 
-# Several frames
-
-
 @pytest.mark.parametrize(
     ("kind", "options"), [("WEBP", LOSSLESS), *((kind, {}) for kind in ("GIF", "PNG", "TIFF", "MPO"))]
 )
@@ -193,9 +165,6 @@ def test_of_several_frames_the_first_is_taken(kind: str, options: dict[str, Any]
     assert near(decode(data).getpixel((8, 8)), RED, 5)
 
 
-# Limits
-
-
 @pytest.mark.parametrize(("width", "height"), [(10_001, 10_000), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
 def test_more_pixels_than_allowed_are_refused_from_the_header(width: int, height: int) -> None:
     with warnings.catch_warnings():
@@ -204,15 +173,6 @@ def test_more_pixels_than_allowed_are_refused_from_the_header(width: int, height
             decode(pictures.flat_png(width, height, body=False), name="huge.png")
     assert str(caught.value).startswith(f"huge.png: {width} x {height} are ")
     assert "100,000,000" in str(caught.value)
-
-
-def test_huge_header_of_other_formats_is_refused() -> None:
-    gif = b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + b"\0\0\0" + b"\x21\xf9\x04\x08\0\0\0\0"
-    gif += b"," + struct.pack("<HHHH", 0, 0, 65_535, 65_535) + b"\0\x02\x02\x44\x01\0;"
-    raw = tiff("<", width=60_000, height=60_000, bits=8, sample_format=1, pixels=b"\0" * 16)
-    for data in (gif, raw):
-        with pytest.raises(ImageTooLarge, match="RAM_MAX_IMAGE_PIXELS"):
-            decode(data)
 
 
 def test_too_little_memory_is_not_called_damage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,9 +198,6 @@ def test_more_bytes_than_allowed_are_refused_unread(tmp_path: Path) -> None:
         decode(path)
 
 
-# Draft
-
-
 def test_draft_decodes_a_big_jpeg_smaller_but_not_below_twice_the_size() -> None:
     data = encoded(four_colours(2000, 1000), "JPEG", quality=95)
     # 1/4 for 100, since 1/8 would be 125 high
@@ -250,9 +207,6 @@ def test_draft_decodes_a_big_jpeg_smaller_but_not_below_twice_the_size() -> None
     turned = encoded(four_colours(800, 400), "JPEG", exif=exif_of(6))
     assert decode(turned, draft_size=50).size == (100, 200)
     assert decode(encoded(four_colours(800, 400), "PNG"), draft_size=10).size == (800, 400), "other formats are whole"
-
-
-# What is no image
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -271,7 +225,6 @@ def test_draft_decodes_a_big_jpeg_smaller_but_not_below_twice_the_size() -> None
         (b"\x80\x04cos\nsystem\n", "not an image in a known format"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"\xff\xd8\xff\xe0", "damaged"),
-        (b"RIFF\x10\0\0\0WEBPVP8 ", "damaged"),
         (pictures.flat_png(0, 5, body=False), "damaged"),
         (pictures.flat_png(5, 5, body=False), "damaged or cut off"),
     ],
@@ -346,9 +299,6 @@ def test_paths_that_are_no_images(tmp_path: Path, path: str, reason: str) -> Non
     with pytest.raises(ImageUnreadable, match=reason) as caught:
         decode(tmp_path / path)
     assert str(caught.value).startswith(f"{tmp_path / path}: ")
-
-
-# Finding
 
 
 def test_find_images(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import gzip
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -16,8 +15,6 @@ from support.processes import wait_until
 
 from ram_backend.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable
 from ram_backend.images.fetch import Fetcher
-
-# What is fetched
 
 
 def test_bytes_arrive_as_they_are(web: HttpServer) -> None:
@@ -36,16 +33,6 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(web: HttpSe
     assert [one.get(f"{web.url}/a") for _ in range(5)] == [b"x"] * 5
 
 
-def test_many_threads(web: HttpServer) -> None:
-    for number in range(100):
-        web.routes[f"/{number}"] = Reply(body=str(number).encode() * 1000)
-    one = fetcher(web.url, connections=8)
-    with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda number: one.get(f"{web.url}/{number}"), range(100)))
-    assert got == [str(number).encode() * 1000 for number in range(100)]
-    assert len({asked.connection for asked in web.requests}) <= 9
-
-
 def test_gzip_that_nobody_asked_for_is_undone_within_the_limit(web: HttpServer) -> None:
     web.routes["/small"] = Reply(body=gzip.compress(b"x" * 1000), headers={"Content-Encoding": "gzip"})
     web.routes["/bomb"] = Reply(body=gzip.compress(b"\0" * 50_000_000), headers={"Content-Encoding": "gzip"})
@@ -56,9 +43,6 @@ def test_gzip_that_nobody_asked_for_is_undone_within_the_limit(web: HttpServer) 
         one.get(f"{web.url}/bomb")
     with pytest.raises(ImageUnreadable, match="encoding"):
         one.get(f"{web.url}/bad")
-
-
-# Limits
 
 
 def test_more_bytes_than_allowed(web: HttpServer) -> None:
@@ -159,9 +143,6 @@ def test_five_redirects_are_followed_and_no_more(web: HttpServer) -> None:
     assert fetcher(web.url).get(f"{web.url}/1") == b"x"
     with pytest.raises(ImageUnreadable, match="more than 5 redirects"):
         fetcher(web.url).get(f"{web.url}/0")
-
-
-# What fails, for good or for now
 
 
 CUT_OFF = Reply(raw=lambda handler: handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nxy"))

@@ -55,9 +55,7 @@ def test_no_more_than_an_admin_allows(allowed: str, url: str, address: str, pass
         check(allowed, url, address)
 
 
-@pytest.mark.parametrize(
-    "entry", ["http://minio", "minio/path", "*.example.com", "10.0.0.0/99", "u:p@minio", "a b", "2130706433"]
-)
+@pytest.mark.parametrize("entry", ["http://minio", "*.example.com", "10.0.0.0/99", "u:p@minio", "a b", "2130706433"])
 def test_what_can_t_be_allowed_is_said(entry: str) -> None:
     with pytest.raises(SettingsError, match="RAM_ALLOWED_IMAGE_HOSTS"):
         AddressGuard.parse(f"minio,{entry}")

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from images.pictures import encoded
 from PIL import Image, ImageEnhance
 
 from ram_backend.images.decode import perceptual_hash
@@ -20,19 +21,13 @@ def differing(one: Image.Image, other: Image.Image) -> int:
     return (perceptual_hash(one) ^ perceptual_hash(other)).bit_count()
 
 
-def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return Image.open(file)
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_size_compression_and_light_leave_the_hash_nearly_alone(seed: int) -> None:
     photo = scene(seed)
     margin = photo.width // 50
     for other in (
         photo.resize((97, 61)),
-        as_jpeg(photo, 30),
+        Image.open(io.BytesIO(encoded(photo, "JPEG", quality=30))),
         ImageEnhance.Brightness(photo).enhance(0.8),
         ImageEnhance.Contrast(photo).enhance(0.7),
         photo.convert("RGBA"),
