@@ -96,10 +96,8 @@ def test_the_api_and_a_webhook_say_the_same() -> None:
     ("moment", "microseconds"),
     [
         ("1970-01-01T00:00:01.000002Z", 1_000_002),
-        ("1970-01-01T01:00:00+01:00", 0),
         ("1969-12-31T00:00:00Z", 0),
         ("yesterday", 0),
-        (None, 0),
         (17, 0),
     ],
 )

@@ -3,7 +3,6 @@
 import json
 import logging
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -31,18 +30,10 @@ def studio(studio: FakeLabelStudio) -> FakeLabelStudio:
     return studio
 
 
-@pytest.fixture
-def other() -> Iterator[HttpServer]:
-    with HttpServer("127.0.0.2") as other:
-        yield other
-
-
-# Logins
-
-
 def test_a_legacy_token(studio: FakeLabelStudio) -> None:
     client = LabelStudio(studio.url, f" {LEGACY}\n")
-    assert client.get(FILE) == b"photo"
+    studio.file("/data/upload/1/moved.jpg", redirect(FILE))
+    assert client.get(FILE) == client.get("/data/upload/1/moved.jpg") == b"photo"
     assert client.whoami()["email"] == "admin@example.com"
     assert client.version() == "1.23.2"
     assert {asked.headers["Authorization"] for asked in studio.requests} == {f"Token {LEGACY}"}
@@ -127,18 +118,14 @@ def test_nothing_shows_a_token(studio: FakeLabelStudio, caplog: pytest.LogCaptur
         assert token not in str(caught.value)
 
 
-# The token goes to Label Studio alone
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("token", [LEGACY, PERSONAL])
-def test_a_redirect_elsewhere_goes_without_the_token(
-    studio: FakeLabelStudio, other: HttpServer, status: int, token: str
-) -> None:
-    studio.file(FILE, Reply(status, headers={"Location": f"{other.url}/data/signed?X=1", "Set-Cookie": "a=b"}))
-    other.routes["/data/signed"] = Reply(body=b"photo")
+def test_a_redirect_elsewhere_goes_without_the_token(studio: FakeLabelStudio, status: int, token: str) -> None:
     client = LabelStudio(studio.url, token, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.2")))
-    assert client.get(FILE) == b"photo"
+    with HttpServer("127.0.0.2") as other:
+        studio.file(FILE, Reply(status, headers={"Location": f"{other.url}/data/signed?X=1", "Set-Cookie": "a=b"}))
+        other.routes["/data/signed"] = Reply(body=b"photo")
+        assert client.get(FILE) == b"photo"
     assert other.targets == ["/data/signed?X=1"]
     assert not {"Authorization", "Cookie", "Referer"} & set(other.requests[0].headers)
 
@@ -153,11 +140,6 @@ def test_another_port_or_the_way_back_goes_without_the_token(studio: FakeLabelSt
             client.get(FILE)
         assert not any("Authorization" in asked.headers for asked in neighbour.requests + studio.requests[1:])
         assert len(neighbour.requests + studio.requests) == 3
-
-
-def test_a_redirect_within_label_studio_keeps_the_token(studio: FakeLabelStudio) -> None:
-    studio.file("/data/upload/1/moved.jpg", redirect(FILE))
-    assert LabelStudio(studio.url, LEGACY).get("/data/upload/1/moved.jpg") == b"photo"
 
 
 @pytest.mark.parametrize("path", ["/logout", "/static/a.jpg", "/user/account", "/data/../logout"])
@@ -180,20 +162,15 @@ def test_below_a_path_neighbours_on_the_host_get_no_token() -> None:
         assert "Authorization" not in studio.requests[-1].headers
 
 
-# Who it trusts
-
-
 def test_one_that_is_not_trusted_is_not_asked_inside(studio: FakeLabelStudio) -> None:
     client = LabelStudio(studio.url, LEGACY, trusted=False)
     with pytest.raises(LabelStudioUnreachable, match=r"internal address.*ram-backend connect"):
         client.get(FILE)
     assert studio.requests == []
+    allowed = FetchLimits(guard=AddressGuard.parse("127.0.0.1"))
     for token, said in ((None, "wants a login"), ("b" * 40, "refuses our legacy token")):
-        allowed = LabelStudio(
-            studio.url, token, trusted=False, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.1"))
-        )
         with pytest.raises(LabelStudioUnauthorized, match=f"{said}.*ram-backend connect"):
-            allowed.get(FILE)
+            LabelStudio(studio.url, token, trusted=False, limits=allowed).get(FILE)
 
 
 @pytest.mark.parametrize("address", ["", "studio:8080", "ftp://studio", "http://me:secret@studio", "http://"])
@@ -212,9 +189,6 @@ def test_files_under_other_names_of_label_studio() -> None:
     others = ("http://localhost:8081/data/a.jpg", "http://localhost:8080/metrics", "https://studio:8080/data/a.jpg")
     for elsewhere in (*others, "//studio:8080/data/a.jpg", "s3://bucket/a.jpg", "a.jpg"):
         assert client.own_url(elsewhere) is None
-
-
-# What fails for now, and what for good
 
 
 def test_label_studio_away_is_no_fault_of_the_image(studio: FakeLabelStudio) -> None:
