@@ -115,14 +115,11 @@ def test_the_same_seed_gives_the_same_files(data: Path, source: Path, cache: Pat
     assert any(not np.array_equal(first[name], other[name]) for name in first)
 
 
-def test_tags_left_out_go_with_their_broader_tags(data: Path, cache: Path, tmp_path: Path) -> None:
-    source = build(data, tmp_path / "source", cache, leave_out_tags=["kitty"], calibrated=False)
+def test_what_is_left_out_leaves_no_trace(data: Path, cache: Path, tmp_path: Path) -> None:
+    left_out = {"leave_out_tags": ["kitty"], "leave_out_sets": ["coco_objects"]}
+    source = build(data, tmp_path / "source", cache, calibrated=False, **left_out)
     assert json.loads((source / "starter.json").read_text())["provenance"]["left_out_tags"] == ["animal", "cat"]
-    assert not {0, 1} & set(load_file(source / "probes.safetensors")["rows"].tolist())
-
-
-def test_sets_left_out_leave_no_trace(data: Path, cache: Path, tmp_path: Path) -> None:
-    source = build(data, tmp_path / "source", cache, leave_out_sets=["coco_objects"], calibrated=False)
+    assert not {0, 1} & set(load_file(source / "probes.safetensors")["rows"].tolist()), "with its broader tags"
     sums = {line.split()[0] for line in (source / "training_images.txt").read_text().splitlines()}
     assert not sums & {file_sha256(path) for path in (data / "coco_objects" / "images").iterdir()}
 
@@ -135,8 +132,6 @@ def test_sets_left_out_leave_no_trace(data: Path, cache: Path, tmp_path: Path) -
         ({"leave_out_sets": ["coco_objects", "flickr8k_tags", "imagenet_samples"]}, "keep at least one"),
     ],
 )
-def test_wrong_requests_are_refused(
-    data: Path, cache: Path, tmp_path: Path, options: dict[str, list[str]], said: str
-) -> None:
+def test_wrong_requests(data: Path, cache: Path, tmp_path: Path, options: dict[str, list[str]], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build(data, tmp_path / "source", cache, **options)

@@ -1,6 +1,8 @@
 """What each kind of set says about a photo: present, absent, or nobody knows."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +75,15 @@ def test_matrix_for_measuring_masks_what_is_unsure(data: Path) -> None:
     assert set_tags(data, "coco_objects") == ["cat", "dog", "person"]
 
 
-def test_missing_sets_and_malformed_lines_are_named(data: Path) -> None:
-    with pytest.raises(InputError, match=r"nothing.labels\.jsonl is missing"):
-        read_set(data, "nothing")
+def test_a_folder_without_photos_is_an_error_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "starter", "--data", tmp_path, "--out", tmp_path / "out"]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.startswith("Error: "), done.stderr.count("\n")) == (1, True, 1)
+    assert "labels.jsonl is missing" in done.stderr
+
+
+def test_malformed_lines_are_named(data: Path) -> None:
     (data / "coco_objects" / "labels.jsonl").write_text('{"file": "a.jpg"}', encoding="utf-8")
     with pytest.raises(InputError, match="line 1"):
         read_set(data, "coco_objects")

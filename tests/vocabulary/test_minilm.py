@@ -61,9 +61,7 @@ def test_no_half_export_is_left_behind(tmp_path: Path, monkeypatch: pytest.Monke
         assert all(path.name.startswith(".") for path in tmp_path.iterdir())
 
 
-def test_the_second_of_two_exporters_takes_the_first_one_s(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_exporter_takes_the_first_s(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = MiniLMTextEncoder(tmp_path)
     (made,) = [path for path in folder.iterdir() if not path.name.startswith(".")]
     monkeypatch.setattr(minilm, "_export", None)

@@ -1,6 +1,6 @@
 import pytest
 
-from ram_backend.vocabulary.normalisation import base_forms, fold, joined, singular_forms, verb_forms
+from ram_backend.vocabulary.normalisation import base_forms, fold, singular_forms, verb_forms
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,3 @@ def test_words_that_only_look_like_verbs_stay(word: str) -> None:
 def test_a_word_is_no_inflection_of_itself() -> None:
     for word in ("sheep", "dogs", "running", "men", "a", "", "ss"):
         assert word not in base_forms(word)
-
-
-def test_joined_writes_together() -> None:
-    assert joined(fold("hot-dog")) == joined(fold("hot dog")) == joined(fold("Hotdog")) == "hotdog"

@@ -2,8 +2,7 @@
 
 import pytest
 
-from ram_backend.vocabulary import prompts as module
-from ram_backend.vocabulary.prompts import prompts, recipe_id, spoken
+from ram_backend.vocabulary.prompts import prompts, spoken
 
 
 @pytest.mark.parametrize(
@@ -48,10 +47,3 @@ def test_the_article_follows_the_first_letter_as_it_is_written() -> None:
     assert "This is a photo of a nice apple." in prompts("apple")
     assert "itap of a unicorn." in prompts("_unicorn")
     assert "itap of a {article}." in prompts("{article}")
-
-
-def test_recipe_id_changes_with_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = recipe_id()
-    assert before == recipe_id()
-    monkeypatch.setattr(module, "RULES", module.RULES + 1)
-    assert recipe_id() != before

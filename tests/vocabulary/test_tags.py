@@ -107,7 +107,6 @@ def test_save_and_load_give_the_same_vocabulary(tmp_path: Path) -> None:
         ('{"format":1,"tags":[]}', ["at least one tag"]),
         ('{"format":1,"tags":[\n{"name":""}\n]}', ["non-empty"]),
         ('{"format":1,"tags":[\n{"name":"a","threshold":1.5}\n]}', ["'a'", "1.5", "between 0 and 1"]),
-        ('{"format":1,"tags":[\n{"name":"a","threshold":true}\n]}', ["tags 1 threshold:", "valid number"]),
         ('{"format":1,"tags":[\n{"name":"a","category":"thing"}\n]}', ["thing", "object"]),
         ('{"format":1,"tags":[\n{"name":"a","colour":"b"}\n]}', ["tags 1 colour:"]),
     ],
@@ -153,12 +152,9 @@ def test_from_files_needs_no_final_newline_and_keeps_duplicates(tmp_path: Path) 
         ("", None, ["empty"]),
         ("a\nb", "0.5\nhalf", ["line 2", "'half'"]),
         ("a\nb", "0.5\nnan", ["line 2", "'nan'"]),
-        ("a\nb", "0.5\n-1", ["line 2", "'-1'"]),
     ],
 )
-def test_from_files_refuses_malformed_lists(
-    tags: str, thresholds: str | None, words: list[str], tmp_path: Path
-) -> None:
+def test_from_files_refuses_bad_lists(tags: str, thresholds: str | None, words: list[str], tmp_path: Path) -> None:
     with pytest.raises(VocabularyError) as raised:
         Vocabulary.from_files(*lists(tmp_path, tags, thresholds))
     for word in (*words, str(tmp_path)):
