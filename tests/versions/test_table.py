@@ -63,9 +63,7 @@ def test_what_may_not_be_served(table: VersionTable, stored: list[Version]) -> N
     assert table.publish(KEY, "v0002", expected=None).version == "v0002"
 
 
-def test_what_a_guard_writes_is_in_the_same_transaction(
-    table: VersionTable, stored: list[Version], database: Database
-) -> None:
+def test_a_guard_writes_in_the_same_transaction(table: VersionTable, stored: list[Version], database: Database) -> None:
     def object_to_it(session: Session) -> None:
         raise JobLost("This job was taken over by another worker.")
 
