@@ -119,13 +119,7 @@ def studio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeLabe
             fake.task(number, image=f"/data/upload/7/98d5a99{number}-{name.decode().replace(' ', '_')}")
             return {"task_ids": [number]}
 
-        def add(request: Request) -> Any:
-            body = json.loads(request.body)
-            fake.tasks[body["task"]]["predictions"].append(body)
-            return body
-
         fake.route(f"/api/projects/{fake.project}/import", take)
-        fake.route("/api/predictions/", add)
         monkeypatch.setenv("RAM_DATABASE_URL", f"sqlite:///{tmp_path / 'ram.db'}")
         monkeypatch.setenv("LABEL_STUDIO_URL", fake.url)
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
@@ -133,9 +127,7 @@ def studio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeLabe
         yield fake
 
 
-def test_photos_get_predictions_and_are_uploaded_once(
-    photos: Path, studio: FakeLabelStudio, with_starter: Path
-) -> None:
+def test_photos_get_predictions_and_one_upload(photos: Path, studio: FakeLabelStudio, with_starter: Path) -> None:
     tiny_detectors.save_sam(folder_of("sam", with_starter))
     try:
         found = label(photos, "--project", studio.project, "--push")

@@ -1,10 +1,8 @@
 """The review queue: proposed tags as a prediction, the order in the task's data, nothing asked twice."""
 
-import json
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from support.http_server import Reply, Request
 from support.label_studio import LEGACY, FakeLabelStudio
 
 from ram_backend.engine.findings import Finding
@@ -23,24 +21,8 @@ FINDINGS = [
 
 
 @pytest.fixture
-def studio() -> Any:
+def studio() -> Iterator[FakeLabelStudio]:
     with FakeLabelStudio.with_tasks(3) as fake:
-        fake.posted = []  # type: ignore[attr-defined]
-
-        def add(request: Request) -> Any:
-            fake.posted.append(json.loads(request.body))  # type: ignore[attr-defined]
-            return fake.posted[-1]  # type: ignore[attr-defined]
-
-        def change(number: int) -> Any:
-            def answer(request: Request) -> Any:
-                fake.tasks[number].update(json.loads(request.body))
-                return Reply(200, body=b"{}")
-
-            return answer
-
-        fake.route("/api/predictions/", add)
-        for number in (1, 2, 3):
-            fake.route(f"/api/tasks/{number}/", change(number))
         yield fake
 
 
@@ -49,19 +31,19 @@ def _push(studio: FakeLabelStudio, findings: list[Finding]) -> int:
     return push_review(api, parse_label_config(CONFIG), findings, {1: {"dog"}, 2: {"dog"}, 3: set()}, lambda *_: None)
 
 
-def test_each_task_gets_the_proposed_tags_and_its_place(studio: Any) -> None:
+def test_each_task_gets_the_proposed_tags_and_its_place(studio: FakeLabelStudio) -> None:
     assert _push(studio, FINDINGS) == 2
-    proposed = {each["task"]: (each["result"][0]["value"]["choices"], each["score"]) for each in studio.posted}
-    assert {each["model_version"] for each in studio.posted} == {REVIEW}
-    assert proposed[2] == (["tree"], pytest.approx(0.1))
-    assert sorted(proposed[1][0]) == ["cat", "dog"]
+    (first,), (second,) = (studio.tasks[number]["predictions"] for number in (1, 2))
+    assert first["model_version"] == second["model_version"] == REVIEW
+    assert sorted(first["result"][0]["value"]["choices"]) == ["cat", "dog"]
+    assert (second["result"][0]["value"]["choices"], second["score"]) == (["tree"], pytest.approx(0.1))
     assert [studio.tasks[number]["data"].get(ORDER) for number in (1, 2, 3)] == [2, 1, None]
     assert studio.tasks[2]["data"][ASKED] == "wrong: dog; missing: tree"
     assert studio.tasks[2]["data"]["image"] == "/data/2.jpg"
 
 
-def test_what_was_asked_is_not_asked_again(studio: Any) -> None:
+def test_what_was_asked_is_not_asked_again(studio: FakeLabelStudio) -> None:
     _push(studio, FINDINGS)
     more = Finding(1, "tree", "missing", 0.7, ("ridge", "model"))
     assert _push(studio, [*FINDINGS, more]) == 1
-    assert [each["task"] for each in studio.posted] == [2, 1, 1]
+    assert [len(studio.tasks[number]["predictions"]) for number in (1, 2, 3)] == [2, 1, 0]

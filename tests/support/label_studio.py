@@ -85,6 +85,7 @@ class FakeLabelStudio(HttpServer):
         self.file("/api/current-user/whoami", json.dumps({"id": 1, "email": "admin@example.com"}).encode())
         self.route(f"/api/projects/{project}/", self._project)
         self.route("/api/tasks", self._list)
+        self.route("/api/predictions/", self._take)
         self.route("/api/ml", self._backends)
         self.route("/api/webhooks/", self._webhooks)
         self.route("/api/dm/actions", self._retrieve)
@@ -170,6 +171,7 @@ class FakeLabelStudio(HttpServer):
     def task(self, number: int, **data: Any) -> dict[str, Any]:
         found = self.tasks.setdefault(number, {"id": number, "annotations": [], "predictions": []})
         found["data"] = data or {"image": f"/data/{number}.jpg"}
+        self.route(f"/api/tasks/{number}/", lambda request: found.update(json.loads(request.body)))
         return found
 
     def annotate(self, number: int, task: int, *tags: str, minute: int = 0, **changes: Any) -> dict[str, Any]:
@@ -217,6 +219,12 @@ class FakeLabelStudio(HttpServer):
         return Counter(
             sum(one["model_version"] == version for one in task["predictions"]) for task in self.tasks.values()
         )
+
+    def _take(self, request: Request) -> Any:
+        """A prediction that somebody made."""
+        body = json.loads(request.body)
+        self.tasks[body["task"]]["predictions"].append(body)
+        return body
 
     def _predict(self, number: int, task: int, version: str | None, **fields: Any) -> None:
         prediction = {"id": number, "task": task, "model_version": version, **fields}
