@@ -1,6 +1,5 @@
 """A run: findings, report, resumption after a kill."""
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from support.tiny_model import picture
 
 from ram_backend.engine import run as engine
 from ram_backend.engine.run import EngineInput, run_engine
@@ -47,12 +46,9 @@ class _Loader:
         pixels, _ = decode(data, exif_orientation=True, alpha="white", max_pixels=10**6, max_bytes=10**6, name=name)
         random = np.random.default_rng(int(name))
         mean = np.asarray(pixels, np.float32).mean(axis=(0, 1)) / 255
-        tokens = np.tile(np.concatenate([mean - 0.5, np.zeros(21)]), (5, 1)) + self._noise * random.standard_normal(
-            (5, 24)
-        )
-        return LoadedImage(
-            f"{int(name):064x}", int(random.integers(2**62)), pixels.size, tokens.astype(np.float32), None
-        )
+        noise = self._noise * random.standard_normal((5, 24))
+        tokens = (np.tile(np.concatenate([mean - 0.5, np.zeros(21)]), (5, 1)) + noise).astype(np.float32)
+        return LoadedImage(f"{int(name):064x}", int(random.integers(2**62)), pixels.size, tokens, None)
 
     def encode(self, network: Any, images: Sequence[LoadedImage]) -> list[np.ndarray]:
         return [image.tokens for image in images if image.tokens is not None]
@@ -69,9 +65,7 @@ def _images(broken: int | None = None) -> tuple[EngineInput, np.ndarray]:
                 yield ImageUnreadable("no picture")
                 continue
             blue, red = clean[number]
-            out = io.BytesIO()
-            Image.new("RGB", (32, 24), (230 if red else 60, 60, 230 if blue else 60)).save(out, "JPEG")
-            yield out.getvalue()
+            yield picture((230 if red else 60, 60, 230 if blue else 60), (32, 24), "JPEG")
 
     return EngineInput([str(n) for n in range(160)], TAGS, labels, np.ones_like(labels), load), clean
 

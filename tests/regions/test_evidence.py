@@ -39,9 +39,8 @@ def test_region_is_where_the_evidence_is() -> None:
 def test_regions_of_one_tag_are_three_at_most_best_first() -> None:
     places = [(0.2, 0.2, 0.7), (0.8, 0.2, 1.0), (0.2, 0.8, 0.8), (0.8, 0.8, 0.9)]
     found = regions_of(["cat"], [0.5], bumps(*places)[:, :, None])
-    assert [one.point for one in found] == [
-        pytest.approx(place, abs=0.06) for place in [(0.8, 0.2), (0.8, 0.8), (0.2, 0.8)]
-    ]
+    best = [pytest.approx(place, abs=0.06) for place in [(0.8, 0.2), (0.8, 0.8), (0.2, 0.8)]]
+    assert [one.point for one in found] == best
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
     assert found[0].score == pytest.approx(0.5)
 

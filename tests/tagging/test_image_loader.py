@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from images.pictures import encoded, exif_of
 from PIL import Image, ImageFile, PngImagePlugin
 from security.hosting import resident_bytes
 
@@ -40,15 +41,10 @@ def loader(folder: Path | None, **changes: object) -> ImageLoader:
     return ImageLoader(preprocessing, str(options.pop("encoder", "mean")), cache, **options)  # type: ignore[arg-type]
 
 
-def picture(
-    seed: int = 0, size: tuple[int, int] = (40, 30), kind: str = "PNG", orientation: int | None = None
-) -> bytes:
-    data, exif = io.BytesIO(), Image.Exif()
-    if orientation is not None:
-        exif[0x0112] = orientation
-    noise = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
-    Image.fromarray(noise).save(data, kind, exif=exif)
-    return data.getvalue()
+def picture(seed: int = 0, kind: str = "PNG", **options: object) -> bytes:
+    """Noise, 40 x 30."""
+    noise = np.random.default_rng(seed).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(noise), kind, **options)
 
 
 def test_what_was_seen_before_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +109,8 @@ def test_another_preprocessing_or_encoder_shares_no_tokens(tmp_path: Path, chang
 def test_the_size_is_that_which_people_see(kind: str, exif: bool) -> None:
     own = loader(None, exif=exif)
     assert own.load(picture(kind=kind), name="x").size == (40, 30)
-    assert own.load(picture(kind=kind, orientation=6), name="x").size == (30, 40)
-    assert own.load(picture(kind=kind, orientation=3), name="x").size == (40, 30)
+    assert own.load(picture(kind=kind, exif=exif_of(6)), name="x").size == (30, 40)
+    assert own.load(picture(kind=kind, exif=exif_of(3)), name="x").size == (40, 30)
 
 
 def test_no_pixel_is_decoded_of_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,11 +123,7 @@ def test_no_pixel_is_decoded_of_what_is_too_large(monkeypatch: pytest.MonkeyPatc
 
 def test_memory_of_large_images_is_given_back() -> None:
     """Ten images of 100 megapixels left 6 GB in the arenas of the threads that had decoded them."""
-    files = []
-    for mode in ("1", "P", "L", "RGB", "RGBA"):
-        file = io.BytesIO()
-        Image.new(mode, (7000, 7000)).save(file, "PNG")
-        files.append(file.getvalue())
+    files = [encoded(Image.new(mode, (7000, 7000)), "PNG") for mode in ("1", "P", "L", "RGB", "RGBA")]
     large = loader(None)
     barrier = threading.Barrier(len(files))
     before = resident_bytes()

@@ -167,13 +167,6 @@ def test_other_tags_stay_as_they_are_bit_by_bit(bundle: Bundle) -> None:
     assert nothing.scores.tobytes() == before.scores.tobytes()
 
 
-def test_a_tag_asked_twice_is_changed_twice(bundle: Bundle) -> None:
-    found = tagger(bundle, ["red", "red"], delta=delta(("red",))).score(TOKENS).log_odds
-    first, second = TOKENS[:, 0, 0], TOKENS[:, 0, 0] + TOKENS[:, 0, 1] + 0.5  # rows 0 and 3 of the vocabulary
-    learned = TOKENS[:, 0] @ delta(("red",)).weight[0] + 1
-    assert found == pytest.approx(np.stack([0.5 * first + learned, 0.5 * second + learned], axis=1), abs=1e-6)
-
-
 def test_the_version_is_part_of_the_name_only_where_there_is_one(bundle: Bundle) -> None:
     names = ["red", "blue"]  # none of them in the delta: thresholds stay
     plain = tagger(bundle, names).model_version
