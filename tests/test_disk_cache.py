@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -152,17 +152,8 @@ def test_two_processes_that_write_at_once(tmp_path: Path, budget: int) -> None:
 
 
 def test_many_threads(cache: DiskCache) -> None:
-    start, got = threading.Barrier(8), []
+    def put(number: int) -> tuple[int, bytes]:
+        return number // 8, cache.put(str(number // 8), bytes([number % 8]))
 
-    def work(seed: int) -> None:
-        start.wait()
-        for number in range(50):
-            got.append((number, cache.put(f"{number:02}", bytes([seed]))))
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(got) == 400
-    assert len(set(got)) == 50
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(put, range(400)))) == 50, "all who write a name at once get the same"

@@ -1,8 +1,8 @@
 """Importing a room is cheap and has no effect, and no room reaches into another one's private modules."""
 
-import ast
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,28 +46,11 @@ def test_a_server_that_only_tags_loads_nothing_of_fine_tuning() -> None:
 
 
 def test_no_room_imports_private_modules_of_another() -> None:
-    assert list(_private_imports(PACKAGE)) == []
-
-
-def _private_imports(package: Path) -> list[tuple[str, int]]:
-    """File and line of every import of a module whose name begins with one underscore, from outside its own room."""
-    found = []
-    for path in sorted(package.rglob("*.py")):
-        room = path.relative_to(package).parts[0]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            else:
-                continue
-            for name in names:
-                top, *rest = name.split(".")
-                private = any(part.startswith("_") and not part.startswith("__") for part in rest)
-                if top == "ram_backend" and private and rest[0] != room:
-                    found.append((path.relative_to(package).as_posix(), node.lineno))
-    return found
-
-
-def test_the_package_is_typed() -> None:
-    assert (PACKAGE / "py.typed").is_file()
+    private = r"^\s*(?:from|import) ram_backend\.(\w+)(?:[\w.]*\._[a-z]|[\w.]* import (?:\([^)]*|[^\n]*)(?<!\w)_[a-z])"
+    found = [
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        for room in re.findall(private, path.read_text(encoding="utf-8"), re.M)
+        if room != path.relative_to(PACKAGE).parts[0]
+    ]
+    assert found == []
