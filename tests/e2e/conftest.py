@@ -48,7 +48,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def label_config(name: str) -> str:
-    """One of the ready label configs."""
     return (REPOSITORY / "label_configs" / f"{name}.xml").read_text(encoding="utf-8")
 
 
@@ -85,13 +84,11 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture(scope="session")
 def studio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data folder of this session's Label Studio."""
     return tmp_path_factory.mktemp("label-studio")
 
 
 @pytest.fixture(scope="session")
 def account(studio_folder: Path) -> Account:
-    """Its user."""
     return open_account(studio_folder)
 
 
@@ -106,7 +103,6 @@ def label_studio(start: Start, account: Account, studio_folder: Path) -> Server:
 
 @pytest.fixture(scope="session")
 def api(label_studio: Server, account: Account) -> StudioApi:
-    """Label Studio's API, as its user."""
     return StudioApi(label_studio.url, account.token)
 
 

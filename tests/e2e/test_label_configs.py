@@ -138,7 +138,6 @@ def rewrite(studio: StudioPage, line: str, text: str) -> None:
 
 
 def add(studio: StudioPage, control: TagControl, tag: str) -> None:
-    """As annotators do with a tag that is missing."""
     page = studio.page
     if control.regions:
         page.locator(".lsf-label", has_text=re.compile(rf"^\s*{re.escape(tag)}\s*.?\s*$")).first.click()
@@ -193,9 +192,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_pages_that_are_not_tagged_are_named_in_label_studio_s_own_error(
-    name: str, api: StudioApi, installation: Installation
-) -> None:
+def test_pages_that_are_not_tagged_are_named_in_an_error(name: str, api: StudioApi, installation: Installation) -> None:
     project = int(api.create_project(f"Pages {name}", f"<View>{PAGES[name]}</View>")["id"])
     with pytest.raises(AssertionError, match=name):
         api.connect(project, installation.server.url)

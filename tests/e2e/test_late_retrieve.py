@@ -34,7 +34,6 @@ class SlowImages(HttpServer):
 def test_every_task_has_its_prediction_in_the_end(
     api: StudioApi, install: Callable[..., Installation], new_project: Callable[..., int]
 ) -> None:
-    """The backend has a worker and fetches one image at a time."""
     with SlowImages() as images:
         address = f"{images.host}:{images.port}"
         own = {"RAM_ALLOWED_IMAGE_HOSTS": address, "RAM_PREDICT_SECONDS": str(DEADLINE_S)}

@@ -75,7 +75,6 @@ class Backend(NamedTuple):
     worker: Service
 
     def jobs(self, project: int) -> list[dict[str, Any]]:
-        """Training jobs of a project."""
         return [job for job in self.installation.rows("jobs", str(project)) if job["kind"] == "train"]
 
     def trained(self, project: int, known: int) -> dict[str, Any]:
@@ -121,7 +120,6 @@ class Annotated:
         return record.model_version
 
     def correct(self, tasks: Sequence[dict[str, Any]], said: Mapping[int, list[str]]) -> None:
-        """An annotation for each task."""
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda task: self.api.annotate(task, said[task["id"]]), tasks))
 

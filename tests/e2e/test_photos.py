@@ -88,7 +88,6 @@ def test_every_photo_has_one_prediction_of_the_version_that_setup_named(api: Stu
 
 
 def predictions(tasks: list[dict[str, Any]]) -> list[int]:
-    """Numbers of all predictions."""
     return [one["id"] for task in tasks for one in task["predictions"]]
 
 
@@ -100,9 +99,7 @@ def test_this_label_studio_is_strict_about_predictions(api: StudioApi, connected
         api.call("POST", "/api/predictions", json=refused)
 
 
-def test_the_obvious_is_ticked_and_people_agree_with_most_tags(
-    api: StudioApi, connected: Connected, photos: list[Path]
-) -> None:
+def test_the_obvious_is_ticked_and_most_are_right(api: StudioApi, connected: Connected, photos: list[Path]) -> None:
     found = {photo(task): set(tags(task["predictions"][0])) for task in api.tasks(connected.project)}
     assert found.keys() == {path.name for path in photos}
     assert {name: tag in found[name] for name, tag in OBVIOUS.items()} == dict.fromkeys(OBVIOUS, True)

@@ -58,9 +58,7 @@ def test_boxes_and_masks_are_drawn_where_they_are(api: StudioApi, studio_page: S
     assert [round(items["rectanglelabels"][edge]) for edge in ("x", "y", "width", "height")] == [60, 25, 30, 50]
 
 
-def test_phrases_are_written_into_a_project(
-    api: StudioApi, new_project: Callable[..., int], installation: Installation
-) -> None:
+def test_phrases_are_pushed(api: StudioApi, new_project: Callable[..., int], installation: Installation) -> None:
     phrase = "a little kitten that looks around"
     labels = f'<RectangleLabels name="boxes" toName="image"><Label value="{phrase}"/></RectangleLabels>'
     cat, other = sorted(photo_paths(), key=lambda path: "cat" not in path.name)[:2]
