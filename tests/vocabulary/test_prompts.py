@@ -1,5 +1,7 @@
 """RAM's prompt ensemble."""
 
+import hashlib
+
 import pytest
 
 from ram_backend.vocabulary.prompts import prompts, spoken
@@ -31,14 +33,8 @@ def test_there_are_ram_s_63_sentences_of_which_58_begin_with_this_is() -> None:
         "itap of the dog.",
     ]
     assert all(sentence.count("dog") == 1 and "{" not in sentence for sentence in sentences)
-    assert set(sentences) >= {
-        "This is a photo of many dog.",
-        "This is a photo of one dog in the scene.",
-        "This is a close-up photo of a dog.",
-        "This is a jpeg corrupted photo of the dog.",
-        "This is the plushie dog.",
-        "This is an embroidered dog.",
-    }
+    assert "This is a close-up photo of a dog." in sentences
+    assert hashlib.sha256("\n".join(sentences).encode()).hexdigest().startswith("b8eec4a33150")
 
 
 def test_the_article_follows_the_first_letter_as_it_is_written() -> None:
