@@ -36,9 +36,7 @@ def test_log_odds_are_scaled_ones_plus_a_linear_model_of_the_image() -> None:
         ({"base_scale": np.array([0.0, 1.0])}, "base_scale that is not above 0"),
         ({"base_scale": np.array([1.0])}, r"has base_scale \(1,\)"),
         ({"bias": np.array([np.nan, 0])}, "bias that are not finite"),
-        ({"weight": np.full((2, 3), np.inf)}, "weight that are not finite"),
         ({"thresholds": np.array([0.5, 1.0])}, r"outside \[0, 1\)"),
-        ({"thresholds": np.array([-0.1, 0.5])}, r"outside \[0, 1\)"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(changes: dict[str, Any], said: str) -> None:

@@ -89,7 +89,6 @@ WAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "nan": lambda array: np.full_like(array, np.nan),
     "infinite": lambda array: np.append(array.ravel()[1:], np.float32(np.inf)).reshape(array.shape),
     "shape": lambda array: np.zeros((3, *array.shape), dtype=np.float32),
-    "wider": lambda array: np.concatenate([array, array]),
     "type": lambda array: array.astype(np.float64),
 }
 
