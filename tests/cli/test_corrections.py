@@ -120,10 +120,10 @@ def test_export(said: Ledger, tmp_path: Path) -> None:
         run("export", "-o", tmp_path / "none" / "out.jsonl")
 
 
-@pytest.mark.parametrize("command", ["list", "stats", "export", "reconcile"])
+@pytest.mark.parametrize("command", ["corrections stats", "corrections reconcile", "prelabel", "versions list"])
 def test_a_project_that_is_not_there(ledger: Ledger, command: str) -> None:
     with pytest.raises(ProjectNotFound, match="no project 8"):
-        commands.run("corrections", command, 8)
+        commands.run(*command.split(), 8)
 
 
 def test_reconcile() -> None:
@@ -150,16 +150,14 @@ def test_export_has_the_corrections_of_captions() -> None:
     area = '<TextArea name="caption" toName="image"/></View>'
     ledger = Ledger(commands.connect(KEY, CONFIG.replace("</View>", area)))
     sentence = "a dog " + "on a long road " * 10 + "home"
-    served = shown(1, ["cat"], prediction_id=9)
-    ledger.record_shown(
-        KEY, [replace(served, choices=(*served.choices, ShownChoice("caption", ("a cat",), None, True)))]
-    )
+    served, caption = shown(1, ["cat"], prediction_id=9), ShownChoice("caption", ("a cat",), None, True)
+    ledger.record_shown(KEY, [replace(served, choices=(*served.choices, caption))])
     text = ParsedItem("caption", "image", "textarea", ((sentence,),))
     tags = ParsedItem("tags", "image", "choices", (("cat",),))
     ledger.record(KEY, [event(1, items=(tags, text), parent_prediction=9), event(2, "dog")])
     with_caption, without = json_lines("export")
-    (caption,) = with_caption["captions"]
-    assert (caption["shown"], caption["text"], caption["state"]) == ("a cat", sentence, "edited")
-    assert (caption["control"], caption["annotation_id"], caption["model_version"]) == ("caption", 1, "starter-1")
+    (found,) = with_caption["captions"]
+    assert (found["shown"], found["text"], found["state"]) == ("a cat", sentence, "edited")
+    assert (found["control"], found["annotation_id"], found["model_version"]) == ("caption", 1, "starter-1")
     assert with_caption["tags"]["cat"]["state"] == "confirmed"
     assert "captions" not in without

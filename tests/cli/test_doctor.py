@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text, update
 from support.commands import connect, run
-from support.jobs import CONFIG, make_old
+from support.jobs import CONFIG, claimed, make_old
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 from support.server import choices_config, serving, setup_body
 from support.tiny_model import colour_model
@@ -42,11 +42,6 @@ def connected(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> FakeL
 @pytest.fixture
 def database(connected: FakeLabelStudio) -> Database:
     return open_migrated(load_settings())
-
-
-@pytest.fixture
-def job(connected: FakeLabelStudio, database: Database) -> Job:
-    return JobTable(database).request(connected.key, "train", "pressed").job
 
 
 def projects() -> dict[str, Finding]:
@@ -148,19 +143,16 @@ def test_the_host_that_setup_named_is_not_there_or_not_the_pinned_one(pinned: st
     assert (finding.state, remedy in finding.remedy) == (state, True)
 
 
-def test_no_worker_and_jobs_that_wait(job: Job, database: Database) -> None:
+def test_jobs_that_wait_or_failed_or_whose_worker_is_silent(connected: FakeLabelStudio, database: Database) -> None:
+    queue = JobTable(database)
+    job = queue.request(connected.key, "train", "pressed").job
     assert report()["workers"].state == "note"
     with database.writing() as session:
         early = job.requested_at.replace(year=2020)
         session.execute(update(Job).values(not_before=early, requested_at=early))
     finding = report()["jobs"]
     assert (finding.state, "ram-backend worker" in finding.remedy) == ("bad", True)
-
-
-def test_a_job_whose_worker_is_silent_or_that_failed(job: Job, database: Database) -> None:
-    queue = JobTable(database)
-    claim = queue.claim(job.id, "here/1")
-    assert claim is not None
+    claim = claimed(queue, job.id)
     make_old(database, job.id, 600)
     assert "no heartbeat" in report()["jobs"].found
     queue.fail(claim, "The folder can't be written.", retry=False)

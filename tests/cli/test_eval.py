@@ -49,11 +49,9 @@ KEYS = {"images", "tags", "mAP", "micro_f1", "macro_f1", "precision_at_5", "ece"
 
 
 @pytest.fixture
-def data(starter_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of the test's own, with the starter in it."""
-    folder = lend(starter_data, tmp_path / "data")
-    monkeypatch.setenv("RAM_DATA_DIR", str(folder))
-    return folder
+def data(starter_data: Path, tmp_path: Path) -> Path:
+    """The test's own data folder, with the starter in it."""
+    return lend(starter_data, tmp_path / "data")
 
 
 @pytest.fixture

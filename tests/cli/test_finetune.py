@@ -150,15 +150,12 @@ def test_a_small_bundle_of_each_kind(kind: str, tmp_path: Path) -> None:
     pixels = np.stack([np.zeros((3, tiny.IMAGE, tiny.IMAGE), np.float32)])
     before, after = (load_network(each, device="cpu").encode(pixels) for each in (base, made))
     assert np.abs(before - after).max() > 1e-4
-    options = ["--bundle", "mine", "--json"] + (
-        ["--caption", "--beams", 1, "--max-length", 8] if kind == "tag2text" else []
-    )
-    (tagged,) = objects("tag", paths[0], *options)
+    captioning = ["--caption", "--beams", 1, "--max-length", 8] if kind == "tag2text" else []
+    (tagged,) = objects("tag", paths[0], "--bundle", "mine", "--json", *captioning)
     assert ("caption" in tagged) == (kind == "tag2text")
 
 
 def test_images_that_can_t_be_measured_don_t_lose_what_has_learned(tmp_path: Path) -> None:
-    """What is left out is in what was learned from, too."""
     small.import_bundle(tmp_path / "data", "ram")
     paths = small.pictures(tmp_path / "images", 4)
     shutil.copy(paths[0], paths[3])

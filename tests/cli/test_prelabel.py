@@ -5,17 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 from support import commands
-from support.jobs import CONFIG
+from support.jobs import CONFIG, claimed
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
-from ram_backend.errors import NotAvailable, ProjectNotFound
+from ram_backend.errors import NotAvailable
 from ram_backend.jobs.job import JobOptions, JobResult
 from ram_backend.jobs.table import JobTable
 from ram_backend.worker import prelabel as prelabelling
 
 
-def run(*arguments: object, project: int = 7, status: int = 0) -> str:
-    return commands.run("prelabel", project, *arguments, status=status)
+def run(*arguments: object, status: int = 0) -> str:
+    return commands.run("prelabel", 7, *arguments, status=status)
 
 
 @pytest.fixture
@@ -55,8 +55,7 @@ def test_by_a_worker(studio: FakeLabelStudio, queue: JobTable) -> None:
 
 def test_a_worker_s_job_is_followed(studio: FakeLabelStudio, queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
     run("--background")
-    claim = queue.claim(queue.jobs()[0].id, "here/1")
-    assert claim is not None
+    claim = claimed(queue, queue.jobs()[0].id)
 
     def end(_seconds: float) -> None:
         queue.finish(claim, JobResult("30 tasks have got theirs.", {"tasks": 30}))
@@ -88,15 +87,9 @@ def test_ctrl_c_and_again(studio: FakeLabelStudio, queue: JobTable, monkeypatch:
 
 def test_a_command_that_was_killed_is_taken_over(studio: FakeLabelStudio, queue: JobTable) -> None:
     run("--background")
-    assert queue.claim(queue.jobs()[0].id, "dead/1") is not None
+    claimed(queue, queue.jobs()[0].id, "dead/1")
     assert "30 tasks have got" in run()
     assert len(queue.jobs()) == 1
     studio.connected.clear()
     with pytest.raises(NotAvailable, match="has no backend in Label Studio"):
         run()
-
-
-def test_what_can_not_be_asked(queue: JobTable) -> None:
-    with pytest.raises(ProjectNotFound):
-        run(project=99)
-    assert queue.jobs() == []

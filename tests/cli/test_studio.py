@@ -24,22 +24,19 @@ from ram_backend.cli.servers import (
 )
 from ram_backend.errors import InputError, NotAvailable
 
-SLEEPS = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
-STUBBORN = [
-    sys.executable,
-    "-c",
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
-]
+SLEEPS = "import time; print('up', flush=True); time.sleep(600)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPS}"
+ENDS = "print('the port is taken'); raise SystemExit(3)"
 
 
-def up(service: Service) -> str | None:
-    return service.printed() or None
+def started(code: str, log: Path) -> Service:
+    return Service("It", [sys.executable, "-c", code], log, os.environ)
 
 
-@pytest.mark.parametrize("command", [SLEEPS, STUBBORN])
-def test_a_service_is_stopped_whether_it_wants_or_not(tmp_path: Path, command: list[str]) -> None:
-    service = Service("It", command, tmp_path / "it.log", os.environ)
-    assert service.wait_for(lambda: up(service), 30) == "up\n"
+@pytest.mark.parametrize("code", [SLEEPS, STUBBORN])
+def test_a_service_is_stopped_whether_it_wants_or_not(tmp_path: Path, code: str) -> None:
+    service = started(code, tmp_path / "it.log")
+    assert service.wait_for(lambda: service.printed() or None, 30) == "up\n"
     assert service.alive
     service.stop(seconds=0.3)
     assert not service.alive
@@ -48,18 +45,12 @@ def test_a_service_is_stopped_whether_it_wants_or_not(tmp_path: Path, command: l
         os.kill(service.pid, 0)
 
 
-ENDS = [sys.executable, "-c", "print('the port is taken'); raise SystemExit(3)"]
-
-
 @pytest.mark.parametrize(
-    ("command", "seconds", "said"),
-    [
-        (ENDS, 60, r"It ended by itself: the port is taken.*it\.log"),
-        (SLEEPS, 0, "not ready after 0 s"),
-    ],
+    ("code", "seconds", "said"),
+    [(ENDS, 60, r"It ended by itself: the port is taken.*it\.log"), (SLEEPS, 0, "not ready after 0 s")],
 )
-def test_a_service_that_does_not_start_says_why(tmp_path: Path, command: list[str], seconds: float, said: str) -> None:
-    service = Service("It", command, tmp_path / "log" / "it.log", os.environ)
+def test_a_service_that_does_not_start_says_why(tmp_path: Path, code: str, seconds: float, said: str) -> None:
+    service = started(code, tmp_path / "log" / "it.log")
     with pytest.raises(NotAvailable, match=said):
         service.wait_for(lambda: None, seconds)
     assert not service.alive
@@ -68,7 +59,7 @@ def test_a_service_that_does_not_start_says_why(tmp_path: Path, command: list[st
 
 
 def test_progress_has_the_time_and_the_last_line(tmp_path: Path) -> None:
-    service, shown = Service("It", SLEEPS, tmp_path / "it.log", os.environ), list[str]()
+    service, shown = started(SLEEPS, tmp_path / "it.log"), list[str]()
     service.wait_for(lambda: any(line.endswith("up") for line in shown) or None, 60, show=shown.append)
     service.stop()
     assert re.fullmatch(r"It starts: \d+ s  up", shown[-1])

@@ -23,8 +23,6 @@ from ram_backend.cli.main import app
 from ram_backend.demo import photo_paths
 from ram_backend.errors import BundleNotFound, CheckpointError, InputError, RamError, VocabularyError
 from ram_backend.evaluation.detection_formats import read_coco, read_voc, read_yolo
-from ram_backend.models.importing import import_checkpoint
-from ram_backend.settings import load_settings
 
 CAT = next(path for path in photo_paths() if "cat" in path.name)
 pytestmark = pytest.mark.usefixtures("with_starter")
@@ -137,10 +135,9 @@ def test_descriptions_score_a_tag_from_its_sentences(tmp_path: Path) -> None:
 
 
 def test_each_image_has_a_caption_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAM_DATA_DIR", str(tmp_path / "data"))
-    file, tags = tiny.write(tmp_path, "tag2text", tiny.captioning_state("tag2text"))
-    import_checkpoint(file, tags, name="small", bundles_dir=load_settings().bundles_dir, **tiny.options("tag2text"))
-    photos, bundle = photo_paths()[:3], ["--bundle", "small", "--device", "cpu"]
+    monkeypatch.setenv("RAM_DATA_DIR", str(tmp_path))
+    tiny.imported(tmp_path, "tag2text", tiny.captioning_state("tag2text"))
+    photos, bundle = photo_paths()[:3], ["--bundle", "tag2text", "--device", "cpu"]
     asked = [*bundle, "--caption", "--max-length", 15]
     found = json_lines(run("tag", *photos, *asked, "--json"))
     assert [each["caption_source"] for each in found] == ["model"] * 3
@@ -185,7 +182,6 @@ def test_a_line_per_photo_shows_its_name_and_tags(tmp_path: Path) -> None:
 
 
 def test_a_file_is_gone_on_with(tmp_path: Path, folder: Path) -> None:
-    """Three photos, of which the file has two, are three at the end, in their order, and none is tagged twice."""
     for photo in sorted(folder.iterdir())[3:]:
         photo.unlink()
     photos, whole, file = sorted(folder.iterdir()), tmp_path / "whole.jsonl", tmp_path / "file.jsonl"
@@ -230,7 +226,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_contact_sheet(tmp_path: Path, folder: Path) -> None:
-    """The page links all photos, drawn and small, and escapes names."""
     sheet = tmp_path / "sheet"
     run("tag", *sorted(folder.iterdir())[:3], "--tags", "cat,<i>dog</i>", "--save", sheet)
     assert run("tag", folder, "--tags", "cat,<i>dog</i>", "--save", sheet, "--resume").exit_code == 0
@@ -339,9 +334,7 @@ def test_demo_tags_every_photo_and_names_the_next_step() -> None:
     lines = [line for line in result.stdout.splitlines() if ".jpg" in line]
     assert sorted(line.split()[0] for line in lines) == [path.name for path in photo_paths()]
     assert all(line.count(", ") == 4 for line in lines), "each with its best tags, ticked or not"
-    assert result.stdout.splitlines()[1].startswith("german_shepherd_dog.jpg"), (
-        "what the starter knows well comes first"
-    )
+    assert result.stdout.splitlines()[1].startswith("german_shepherd_dog.jpg"), "the starter knows it well"
     assert "Next: " in result.stdout.splitlines()[-1]
 
 

