@@ -64,8 +64,11 @@ def connect(
     table = ProjectTable(open_migrated(settings))
     before = table.changes().trusted_host
     label_studio, token = _label_studio(settings, before)
+
     host = instance_of(label_studio.base_url)
-    instead = f" instead of {before.host}" if before is not None and before.host != host else ""
+    instead = ""
+    if before is not None and before.host != host:
+        instead = f" instead of {before.host}"
     trusted = table.pin_host(host, token=token)  # for servers that share this database
     _report("trust", f"{host} may be sent this token{instead}", trusted != before)
     Provisioner(ProjectApi(label_studio, project), options, _report).run()
@@ -79,7 +82,8 @@ def _report(what: str, found: str, changed: bool) -> None:
 
 def _label_studio(settings: Settings, trusted_host: TrustedHost | None) -> tuple[LabelStudio, str]:
     """The Label Studio of the settings, or the pinned one with its token."""
-    url, token = ((value or "").strip() for value in (settings.label_studio_url, settings.label_studio_api_key))
+    url = (settings.label_studio_url or "").strip()
+    token = (settings.label_studio_api_key or "").strip()
     if trusted_host is not None and trusted_host.token and url in ("", trusted_host.host):
         url, token = trusted_host.host, token or trusted_host.token
     named = {"LABEL_STUDIO_URL": url, "LABEL_STUDIO_API_KEY": token}

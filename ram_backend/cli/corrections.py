@@ -37,12 +37,13 @@ def list_(
     """List annotations, latest first, with what each says about the tags that were shown."""
     opened = open_project(project)
     everything, said, _ = _read(opened)
+
     annotations = [each for each in everything if task in (None, each.parsed.task)]
-    chosen = sorted(annotations, key=lambda each: (each.parsed.updated_us, each.parsed.id), reverse=True)[:limit]
+    annotations.sort(key=lambda each: (each.parsed.updated_us, each.parsed.id), reverse=True)
     corrections: dict[int, list[TaskLabels]] = defaultdict(list)
     for correction in said:
         corrections[correction.annotation_ids[0]].append(correction)
-    facts = [_facts(each, corrections[each.parsed.id]) for each in chosen]
+    facts = [_facts(each, corrections[each.parsed.id]) for each in annotations[:limit]]
     if as_json:
         print_json(*facts)
         return
@@ -89,13 +90,16 @@ def stats(
         **{state: states[state] for state in _STATES},
         "changed_since_last_training": opened.jobs.waiting(opened.key)[opened.key].changed,
     }
-    rows = [{**asdict(each), "right": each.precision, "found": each.recall} for each in count_tags(corrections)[:top]]
+    rows = []
+    for tag in count_tags(corrections)[:top]:
+        rows.append({**asdict(tag), "right": tag.precision, "found": tag.recall})
     by_day = {str(day): found for day, found in edits_by_day(annotations, corrections).items()}
     if as_json:
         print_json({**totals, "edits": by_day, "tags": rows}, indent=1)
         return
+    totals["agreement"] = share(totals["agreement"]) or "-"
     for name, value in totals.items():
-        typer.echo(f"{name.replace('_', ' ')}: {(share(value) or '-') if name == 'agreement' else value}")
+        typer.echo(f"{name.replace('_', ' ')}: {value}")
     if by_day:
         per_photo = []
         for day, row in by_day.items():
@@ -170,7 +174,8 @@ def _read(opened: OpenProject) -> tuple[list[CurrentAnnotation], list[TaskLabels
     annotations = opened.jobs.ledger.annotations(opened.key)
     shown = opened.jobs.ledger.shown(opened.key, annotated=True)
     schema = parse_label_config(opened.project.label_config)
-    return annotations, corrections_of(schema, annotations, shown), caption_corrections(schema, annotations, shown)
+    captions = caption_corrections(schema, annotations, shown)
+    return annotations, corrections_of(schema, annotations, shown), captions
 
 
 def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> dict[str, Any]:

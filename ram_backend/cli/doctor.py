@@ -1,4 +1,4 @@
-"""`ram-backend doctor`: checks of machine, queue, database and Label Studio, with remedies."""
+"""`ram-backend doctor`: checks of the installation, with remedies."""
 
 from __future__ import annotations
 
@@ -170,20 +170,23 @@ def _queue(settings: Settings) -> Iterator[Finding]:
     """Redis, and the workers that look into its queues."""
     from rq import Worker
 
-    found, workers = "not set (RAM_REDIS_URL): tagging does not need it", list[Worker]()
+    found = "not set (RAM_REDIS_URL): tagging does not need it"
+    workers = list[Worker]()
     try:
         for url in running_urls(settings):
             with connect(url, TIMEOUT_S) as connection:
                 if settings.redis_url is not None:
                     version = connection.info("server").get("redis_version", "?")
                     found = f"{redacted(settings.redis_url)} answers, version {version}"
-                there = Worker.all(connection=connection)
-                workers += [each for each in there if set(each.queue_names()) & set(QUEUES.values())]
+                for each in Worker.all(connection=connection):
+                    if set(each.queue_names()) & set(QUEUES.values()):
+                        workers.append(each)
     except (RedisError, RamError, ValueError, OSError) as error:
         found = f"{redacted(settings.redis_url or 'our own')} doesn't answer: {error}"
         yield Finding("Redis", "bad", found, "start it, or correct or unset RAM_REDIS_URL")
         return
     yield Finding("Redis", "ok", found)
+
     alive = [each for each in workers if _age_s(each.last_heartbeat) < SILENT_S]
     if alive:
         busy = sum(each.get_state() == "busy" for each in alive)
@@ -211,16 +214,18 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 
 def _refusals(settings: Settings) -> Iterator[Finding]:
-    """Refusals and evictions (quota) of the server on this machine, by its metrics."""
+    """Refusals and evictions by the server on this machine, from its metrics."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    login = make_headers(basic_auth=":".join(settings.basic_auth() or ())) if settings.basic_auth() else {}
+    account = settings.basic_auth()
+    login = make_headers(basic_auth=":".join(account)) if account else {}
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/metrics"
     try:
         answer = PoolManager().request("GET", url, headers=login, timeout=TIMEOUT_S, retries=False)
     except HTTPError:
         return  # none runs
+    metrics = answer.data.decode("utf-8", "replace")
     for name, (what, remedy) in REFUSALS.items():
-        count = re.search(rf"^{re.escape(name)} (\d+)", answer.data.decode("utf-8", "replace"), re.MULTILINE)
+        count = re.search(rf"^{re.escape(name)} (\d+)", metrics, re.MULTILINE)
         if count is not None and int(count[1]):
             yield Finding("refused", "note", f"{count[1]} {what} since the server's start", remedy)
 
@@ -252,7 +257,8 @@ def _versions(database: Database) -> Iterator[Finding]:
             remedy = f"ram-backend versions rollback {key.id} VERSION, then versions unpin {key.id}, and train again"
             found = f"project {key}: {served.name} can't be served ({served.quarantined}); another one is meanwhile"
             yield Finding("versions", "bad", found, remedy)
-        spoilt = [each.name for each in table.list(key) if each.state == "quarantined" and each.name != served.version]
+        quarantined = [each.name for each in table.list(key) if each.state == "quarantined"]
+        spoilt = [name for name in quarantined if name != served.version]
         if spoilt:
             yield Finding("versions", "note", f"project {key}: {', '.join(spoilt)} are quarantined")
 
@@ -277,7 +283,7 @@ def _label_studio(settings: Settings) -> Iterator[Finding]:
 
 
 def check_projects(settings: Settings, database: Database) -> Iterator[Finding]:
-    """Each project that Label Studio has connected, checked in both directions."""
+    """The latest projects that Label Studio has connected."""
     changes = ProjectTable(database).changes()
     if not changes.projects:
         yield NONE_CONNECTED
@@ -295,8 +301,9 @@ def check_project(settings: Settings, project: Project, trusted_host: TrustedHos
         yield Finding("Label Studio", "bad", "nobody has named its address", "set LABEL_STUDIO_URL")
         return
     if not connection.trusted:
+        pinned = trusted_host.host if trusted_host else "none"
         untrusted = (
-            f"only /setup named {connection.base_url} (pinned: {trusted_host.host if trusted_host else 'none'}):"
+            f"only /setup named {connection.base_url} (pinned: {pinned}):"
             " images are fetched with that request's token, and only where the address is a public one"
         )
         remedy = f"{connect_command(project.key.id)}, or ram-backend project pin-host {connection.base_url}"
@@ -310,10 +317,11 @@ def check_project(settings: Settings, project: Project, trusted_host: TrustedHos
         return
     if connection.token == project.access_token:
         yield _token(label_studio, connection.token or "", of_setup=True)
+
     api = ProjectApi(label_studio, project.key.id)
     try:
-        found, backends, webhooks = api.settings(), api.backends(), api.webhooks()
-        yield from diagnose(project.key.id, found, backends, webhooks, settings.webhook_headers())
+        given = api.settings(), api.backends(), api.webhooks()
+        yield from diagnose(project.key.id, *given, settings.webhook_headers())
     except LabelStudioUnauthorized:
         yield Finding("connection", "note", "not looked at: Label Studio takes no token that we have", TOKEN)
     except LabelStudioRefused as error:
@@ -348,4 +356,5 @@ def _remedy(base: str) -> str:
 def _age_s(moment: datetime | None) -> float:
     if moment is None:
         return float("inf")
-    return (datetime.now(UTC) - (moment if moment.tzinfo else moment.replace(tzinfo=UTC))).total_seconds()
+    since = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (datetime.now(UTC) - since).total_seconds()

@@ -1,4 +1,4 @@
-"""`ram-backend eval`: bundles and versions on labelled images, as table, JSON, report."""
+"""`ram-backend eval`: bundles and versions on labelled images."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def eval_(
         raise InputError("--version needs --project: name the project whose version it is.")
     if report is not None:
         check_folder_of(report)
-    requested, sets = listed_tags(None, tags), list[dict[str, Any]]()
+
+    requested = listed_tags(None, tags)
+    sets = list[dict[str, Any]]()
     settings = load_settings(device=device)
     for file, folder in zip(labels, images, strict=True):
         whole = read_labels(file)
@@ -96,9 +98,8 @@ def eval_(
             sets.append(found)
         _print_notes(sets[-1])
     if report is not None:
-        text = (
-            html_report(sets) if report.suffix.lower() == ".html" else "".join(f"{json.dumps(each)}\n" for each in sets)
-        )
+        in_html = report.suffix.lower() == ".html"
+        text = html_report(sets) if in_html else "".join(f"{json.dumps(each)}\n" for each in sets)
         with written_whole(report) as written:
             written.write(text.encode())
     if as_json:
@@ -106,7 +107,8 @@ def eval_(
         return
     for each in sets:
         out.print(f"{each['set']}: {each['images']} images, {each['tags']} tags", markup=False)
-        print_rows(("model", *COLUMNS.values(), "mAP - first"), map(partial(table_row, each), each["models"]))
+        rows = [table_row(each, model) for model in each["models"]]
+        print_rows(("model", *COLUMNS.values(), "mAP - first"), rows)
     if len(sets) > 1:
         print_rows(("mAP", *(each["set"] for each in sets)), overview(sets))
     out.print(LEGEND, style="dim", markup=False)
@@ -121,7 +123,7 @@ def _bundle(name: str, tags: Sequence[str], settings: Settings) -> Candidate:
 
 
 def _versions(project: str, names: list[str] | None, tags: Sequence[str], settings: Settings) -> list[Candidate]:
-    """Versions of a project, by default the served one; they have learned their bundle's images, too."""
+    """Versions of a project, by default the served one."""
     from ram_backend.worker.training_set import read_folds
 
     opened = open_project(project)
@@ -132,12 +134,11 @@ def _versions(project: str, names: list[str] | None, tags: Sequence[str], settin
         if name == BASE or base.tagger is None:
             found.append(replace(base, name=f"{project} {name}"))
             continue
-        bundle, network, subset = base.tagger.bundle, base.tagger.network, base.tagger.subset
-        path, digest = version_path(settings.versions_dir, key, name), table.get(key, name).digest
-        version = open_version(path, bundle, key=key, digest=digest)
-        tagger = Tagger(
-            bundle, tuned_network(network, version.files), subset, delta=version.delta, version=version.digest
-        )
+        bundle, subset = base.tagger.bundle, base.tagger.subset
+        path = version_path(settings.versions_dir, key, name)
+        version = open_version(path, bundle, key=key, digest=table.get(key, name).digest)
+        network = tuned_network(base.tagger.network, version.files)
+        tagger = Tagger(bundle, network, subset, delta=version.delta, version=version.digest)
         folds, seen = read_folds(version.files, version.delta.tags, [sha256 for sha256, _ in images])
         rows = zip(images, seen, strict=True)  # all where a version doesn't say
         training = TrainingImages(frozenset(each for each, used in rows if used or not folds))
@@ -146,12 +147,14 @@ def _versions(project: str, names: list[str] | None, tags: Sequence[str], settin
 
 
 def table_row(found: dict[str, Any], model: dict[str, Any]) -> list[str]:
-    """One of the models that `evaluate` describes: name, `COLUMNS`, difference to the first."""
-    pairs = (each for each in found["comparisons"] if (each["model"], each["figure"]) == (model["name"], "mAP"))
+    """A model's row of the table: name, `COLUMNS`, difference to the first model."""
+    wanted = (model["name"], "mAP")
+    pairs = [each for each in found["comparisons"] if (each["model"], each["figure"]) == wanted]
     known = (each for each in pairs if each["difference"] is not None)
     against = next((f"{each['difference']:+.3f} (p {each['p_value']:.3f})" for each in known), "")
-    cells = [cell(model) if key == "mAP" else "" if model.get(key) is None else f"{model[key]:.3f}" for key in COLUMNS]
-    return [model["name"], *cells, against]
+    cells = {key: "" if model.get(key) is None else f"{model[key]:.3f}" for key in COLUMNS}
+    cells["mAP"] = cell(model)
+    return [model["name"], *cells.values(), against]
 
 
 def _print_notes(found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`ram-backend finetune`: a new bundle from labelled images, with RAM's own recipe."""
+"""`ram-backend finetune`: a new bundle from labelled images, by RAM's recipe."""
 
 from __future__ import annotations
 
@@ -45,20 +45,34 @@ def finetune(
     one in ten, are left out and measured. Begun again after it was stopped, the
     command goes on.
     """
-    settings, rank = load_settings(bundle=bundle, device=device), os.environ.get("RANK")
+    settings = load_settings(bundle=bundle, device=device)
+    rank = os.environ.get("RANK")
     check_new_name(settings.bundles_dir, name)
-    wanted: dict[str, Any] = {"name": name, "part": train and train.value, "clip": clip, "epochs": epochs}
-    wanted |= {"batch": batch, "accumulate": accumulate, "learning_rate": learning_rate, "checkpointing": checkpointing}
-    if not ((labels and images and not (project or queue)) or (project and not (labels or images or rank))):
+    wanted: dict[str, Any] = {
+        "name": name,
+        "part": train and train.value,
+        "clip": clip,
+        "epochs": epochs,
+        "batch": batch,
+        "accumulate": accumulate,
+        "learning_rate": learning_rate,
+        "checkpointing": checkpointing,
+    }
+    from_files = labels and images and not (project or queue)
+    from_project = project and not (labels or images or rank)
+    if not (from_files or from_project):
         raise InputError("Give --labels with --images, or a --project (and --queue); with torchrun give --labels.")
+
     opened = open_project(project) if project else None
     if opened is not None and queue:
-        if any(job.is_open for job in opened.jobs.table.jobs(opened.key, kind="finetune", limit=1)):
+        table = opened.jobs.table
+        if any(job.is_open for job in table.jobs(opened.key, kind="finetune", limit=1)):
             raise InputError(f"Project {opened.key} has an open fine-tuning already: see `ram-backend jobs {project}`.")
         options = JobOptions(bundle=settings.bundle, finetuning=wanted)
-        job = opened.jobs.table.request(opened.key, "finetune", "asked for on the command line", options).job
+        job = table.request(opened.key, "finetune", "asked for on the command line", options).job
         typer.echo(f"Fine-tuning of project {opened.key} is queued as job {job.short}; `ram-backend jobs` shows it.")
         return
+
     from ram_backend.finetuning.run import make_bundle
     from ram_backend.worker.finetune import project_labels
 
@@ -76,8 +90,10 @@ def finetune(
             studio = opened.api.label_studio
             found, folder = project_labels(opened.project, studio, opened.jobs.ledger, settings, step, note)
         made = make_bundle(found, folder, settings, wanted, step, note)
+
     if made is not None:
         result = made.manifest["evaluation"]
         out.print(f"{result['images']} images that were left out, {len(set(found.tags))} tags", markup=False)
-        print_rows(("model", *COLUMNS.values(), "mAP - first"), [table_row(result, each) for each in result["models"]])
+        rows = [table_row(result, each) for each in result["models"]]
+        print_rows(("model", *COLUMNS.values(), "mAP - first"), rows)
         typer.echo(f"Bundle {name} is ready at {made.path}. Next: ram-backend tag PHOTO --bundle {name}")

@@ -61,7 +61,7 @@ def train(
 
 
 def request_training(opened: OpenProject, reason: str, *, wait: bool, bundle: str | None = None) -> None:
-    """Requests a training, on another bundle if one is named, and waits for it if asked to."""
+    """Requests a training, on `bundle` if given, and may wait for it."""
     request = opened.jobs.request_training(opened.key, reason, bundle=bundle)
     known = "is queued" if request.is_new else f"was {request.job.state} already"
     typer.echo(f"Training of project {opened.key} {known} as job {request.job.short}.")
@@ -128,14 +128,12 @@ def list_(project: ProjectArgument, as_json: JsonLines = False) -> None:
     opened = open_project(project)
     found = opened.jobs.schedules.schedules(opened.key)
     if as_json:
-        names = ("kind", "cron", "zone")
-        print_json(
-            *({name: getattr(each, name) for name in names} | {"due": each.due_at.isoformat()} for each in found)
-        )
+        for each in found:
+            facts = {"kind": each.kind, "cron": each.cron, "zone": each.zone}
+            print_json({**facts, "due": each.due_at.isoformat()})
     elif found:
-        print_rows(
-            ("kind", "cron", "zone", "next"), [[each.kind, each.cron, each.zone, each.local_due] for each in found]
-        )
+        rows = [[each.kind, each.cron, each.zone, each.local_due] for each in found]
+        print_rows(("kind", "cron", "zone", "next"), rows)
     else:
         typer.echo(f'Nothing is scheduled: `ram-backend schedule set {opened.key.id} train "0 3 * * *"` does it.')
 
@@ -162,7 +160,7 @@ def _prelabel_here(opened: OpenProject, job_id: str) -> None:
 
 
 def _follow(table: JobTable, job_id: str, run: Callable[[Callable[..., None]], None] | None = None) -> Job:
-    """Shows a job until it has ended; `run` does it, given the display, where nobody else does.
+    """Shows a job until it has ended; `run`, given the display, does a waiting one.
 
     Raises:
         NotAvailable: it has failed, or is gone.

@@ -1,4 +1,4 @@
-"""`ram-backend label`: words and phrases that no vocabulary has, found and placed in photos."""
+"""`ram-backend label`: words and phrases of any kind, found and placed in photos."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def label(
         raise InputError("--prompt names nothing: give words or phrases with semicolons between them.")
     if ((project is None) == push) if images else project is None:
         raise InputError("Name photos, or a --project whose tasks they are; --push writes predictions into --project.")
+
     tasks, lacking = dict[Path, int](), 0
     if project is not None:
         opened = open_project(project)
@@ -68,8 +69,10 @@ def label(
     reviewed = () if accepted is None else read_labels(accepted, may_lack_tags=True).images
     kept = {each.file: each.positives for each in reviewed}
     files: list[BoxFile | ContactSheet] = [BoxFile(each, paths, phrases) for each in export or ()]
+
     tagger = open_tagger(settings, phrases)
-    photos = [image for image in tag_images(tagger, photo_paths(), settings) if not isinstance(image, ImageError)]
+    ordinary = tag_images(tagger, photo_paths(), settings)
+    photos = [image for image in ordinary if not isinstance(image, ImageError)]
     tagger = calibrate_phrases(tagger, np.stack([image.tokens for image in photos]))
     if folder is not None:
         files.append(ContactSheet(folder, tagger, settings, resume=False))
@@ -96,7 +99,7 @@ def label(
 
 
 def _readable(found: Sequence[Path], settings: Settings) -> list[Path]:
-    """The files that are there; others are reported, before a model is loaded."""
+    """The files that can be opened; reports the others."""
     paths = [path for path in found if is_there(path, settings)]
     if not paths:
         raise InputError("None of these photos can be read: nothing is written.")
@@ -104,11 +107,13 @@ def _readable(found: Sequence[Path], settings: Settings) -> list[Path]:
 
 
 def _fetched(opened: OpenProject, schema: LabelSchema) -> tuple[dict[Path, int], int]:
-    """Files of the tasks' images, each with its task; reports and counts those that can't be had."""
-    key, folder = schema.tag_controls[0].image_key, opened.settings.photos_dir / folder_of(opened.key)
+    """Files of images, each with its task; and the number of images that can't be had."""
+    key = schema.tag_controls[0].image_key
+    folder = opened.settings.photos_dir / folder_of(opened.key)
     asked = [ImageReference(task.id, look_up(task.data, key)) for task in opened.api.all_tasks()]
     threads = opened.settings.fetch_threads
-    with closing(TaskImages(opened.api.label_studio, threads=threads)) as source, progress("Fetching the photos"):
+    source = TaskImages(opened.api.label_studio, threads=threads)
+    with closing(source), progress("Fetching the photos"):
         saved = source.save_all(asked, folder, lambda error: notes.print(f"skipped: {error}", markup=False))
     tasks = {path: each.task for each, path in zip(asked, saved, strict=True) if path is not None}
     if not tasks:

@@ -1,4 +1,4 @@
-"""Loading for the commands: from settings to a tagger, or to a project and its database."""
+"""Loading for the commands: a tagger, or a project and its database."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class OpenProject:
 
 
 def open_project(text: str) -> OpenProject:
-    """Opens the database and finds a project by its number or key, as `select` does."""
+    """Finds a project in the database, by its number or key (see `select`)."""
     settings = load_settings()
     database = open_migrated(settings)
     changes = ProjectTable(database).changes()
@@ -98,9 +98,8 @@ def open_tagger(settings: Settings, names: Sequence[str] | None, descriptions: P
         bundle = find_bundle(settings.bundle, settings.bundles_dir, progress=status.update)
         subset = _subset(bundle, names, descriptions, settings)
         status.update(f"Loading {bundle.name}")
-        network = load_network(
-            bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads()
-        )
+        device, threads = settings.device, settings.cpu_threads()
+        network = load_network(bundle, device=device, precision=settings.precision, threads=threads)
         tagger = Tagger(bundle, network, subset)
     if subset.new_tags:
         new = listed(subset.new_tags, 8)

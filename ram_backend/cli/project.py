@@ -68,8 +68,10 @@ def set_(
     if all(value is None for value in given.values()):
         options = "--tags, --tags-file, --threshold, --per-tag, --top-k, --precision or --add-cost"
         raise InputError(f"Nothing to set: give {options}.")
-    new, opened = parse_options(given, source="project set"), open_project(project)
-    if not force and (schema := _plan(opened.project)) and (unknown := _unknown_choices(schema, new)):
+    new = parse_options(given, source="project set")
+    opened = open_project(project)
+    schema = None if force else _plan(opened.project)
+    if schema is not None and (unknown := _unknown_choices(schema, new)):
         raise InputError(f"No choice of the label config is called {unknown}; --force sets it nevertheless.")
     _set_options(opened, lambda old: merge(new, old))
 
@@ -222,31 +224,33 @@ def _plan(project: Project) -> LabelSchema | None:
 
 
 def _in_force(project: Project, bundle: str) -> list[dict[str, Any]]:
-    """Each option in force, its value and its layer; strongest layers first."""
+    """Each option in force, with its value and the layer that it comes from."""
     schema = _plan(project)
     controls = schema.tag_controls if schema else ()
+    by_control = [(each.name, ProjectOptions(**each.attributes)) for each in controls]
     layers = {"extra params": project.extra_params, "project set": project.admin_options}
     found: list[dict[str, Any]] = []
-    for name, own in [(each.name, ProjectOptions(**each.attributes)) for each in controls] or [("", ProjectOptions())]:
+    for name, own in by_control or [("", ProjectOptions())]:
         for option, value in project.options(own).to_json().items():
             sources = [source for source, layer in layers.items() if option in layer.to_json()]
             if option in own.to_json() and "extra params" not in sources:
                 sources = [f"label config, control {name}"]
             source = " and ".join(sources) if option == "per_tag" else sources[0]
             found.append({"option": option, "value": value, "from": source})
+
     options = {each["option"] for each in found}
     if "tags" not in options:
-        choices = (
-            "any text" if any(each.free_text for each in controls) else sum(len(each.choices) for each in controls)
-        )
+        free_text = any(each.free_text for each in controls)
+        choices = "any text" if free_text else sum(len(each.choices) for each in controls)
         found.append({"option": "tags", "value": choices, "from": "label config"})
     if not options & {"threshold", "precision"}:
-        found.append({"option": "threshold", "value": "per tag", "from": f"what is served, else the bundle {bundle}"})
+        source = f"what is served, else the bundle {bundle}"
+        found.append({"option": "threshold", "value": "per tag", "from": source})
     return [each for place, each in enumerate(found) if each not in found[:place]]
 
 
 def _remarks(project: Project) -> list[str]:
-    """Sentences about label config and options: what is not filled, overruled, unknown, unread."""
+    """Sentences about what a label config overrules, lacks or leaves unfilled."""
     if not project.label_config:
         return []
     try:
@@ -265,13 +269,14 @@ def _remarks(project: Project) -> list[str]:
 
 
 def _unknown_choices(schema: LabelSchema, options: ProjectOptions) -> str:
-    """The tags of the options that are no choice, each with the closest one; "": there are none."""
+    """The options' tags that are no choice, each with the closest one; "": none."""
     if any(control.free_text or control.dynamic is not None for control in schema.tag_controls):
         return ""  # their choices are any text, or come with each task
     names = {name for control in schema.tag_controls for choice in control.choices for name in choice.names}
     folded = {name.casefold() for name in names}
     missing = [tag for tag in options.tags or () if tag.strip().casefold() not in folded]
-    unknown = list(dict.fromkeys(missing + [name for name in options.per_tag if name not in names]))
+    missing += [name for name in options.per_tag if name not in names]
+    unknown = list(dict.fromkeys(missing))
     close = {name: get_close_matches(name.casefold(), folded, n=1) for name in unknown[:NAMED]}
     hints = {name: f" (did you mean {near[0]}?)" for name, near in close.items() if near}
     return listed(unknown, NAMED, lambda name: f"{name!r}{hints.get(name, '')}")
@@ -280,10 +285,14 @@ def _unknown_choices(schema: LabelSchema, options: ProjectOptions) -> str:
 def _promises(opened: OpenProject, served: Served) -> list[str]:
     """Whether a requested precision can be promised."""
     schema = _plan(opened.project)
-    controls = schema.tag_controls if schema else ()
-    options = {each.name: opened.project.options(ProjectOptions(**each.attributes)) for each in controls}
-    version = served.version and VersionRef(opened.key, served.version, served.digest or "", None, served.learned)
-    return promises(options, version or None)
+    options = {
+        each.name: opened.project.options(ProjectOptions(**each.attributes))
+        for each in (schema.tag_controls if schema else ())
+    }
+    version = None
+    if served.version:
+        version = VersionRef(opened.key, served.version, served.digest or "", None, served.learned)
+    return promises(options, version)
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""`ram-backend studio` (`make studio`): a real Label Studio, a demo project, the backend."""
+"""`ram-backend studio` (`make studio`): Label Studio, a demo project, the backend."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def studio(
     title = TITLE if photos is None else f"{TITLE}: {photos.resolve().name}"[:50]
     if not files:
         raise InputError(f"No photos in {photos}: name a folder that holds some.")
+
     folder = settings.data_dir / "label-studio"
     with ended_by_signals(), ExitStack() as started:
         with progress("Starting Label Studio (its first start takes a minute or two)") as show:
@@ -86,8 +87,10 @@ def studio(
             client = open_label_studio(settings, labelling.url, account.token)
             api = _project(client, title, config, files, show)
             predicted, tasks = _predict(api, backend.url, settings, show)
-        _print_addresses(labelling, backend, account, api.project_id, f"{predicted} of {tasks} photos have predictions")
-        first, more = settings.train_after, ", or when you press Start Training."
+        photos_done = f"{predicted} of {tasks} photos have predictions"
+        _print_addresses(labelling, backend, account, api.project_id, photos_done)
+        first = settings.train_after
+        more = ", or when you press Start Training."
         if tasks < first:
             bring = "your own folder, of 60 photos or more, is taken by `ram-backend studio --photos DIR`."
             more = f", and the project has {tasks}; {bring}"

@@ -1,4 +1,4 @@
-"""`ram-backend tag` and `demo`: the tags of images, a line each, and as files."""
+"""`ram-backend tag` and `demo`: the tags of images, a line each."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def tag(
             new = [path for path in paths if printable(str(path)) not in had]
             done = len(paths) - len(new)
             captions = _captions(tagger, settings, beams, max_length) if caption else None
-            given, placed = names is not None or descriptions is not None, regions or bool(export)
-            shown = Shown(top, min_score, given, as_json, placed, captions)
+            given = names is not None or descriptions is not None
+            shown = Shown(top, min_score, given, as_json, regions or bool(export), captions)
             for record, image in tagged(tagger, new, settings, shown):
                 for each in files:
                     each.add(record, image)
@@ -145,9 +145,10 @@ class Shown(NamedTuple):
 def tagged(
     tagger: Tagger, paths: Sequence[Path], settings: Settings, shown: Shown
 ) -> Iterator[tuple[Record, TaggedImage]]:
-    """Tags files, prints each when the caller has taken it, reports unreadable ones."""
+    """Tags files; prints each when the caller has taken it, or reports it as unreadable."""
     find = region_finder(tagger, settings) if shown.regions else None
-    width, below = max((len(path.name) for path in paths), default=0), False
+    width = max((len(path.name) for path in paths), default=0)
+    below = False
     every = shown.given or shown.top is not None
     for image in tag_images(tagger, paths, settings, shown.captions, given=shown.given):
         if isinstance(image, ImageError):
@@ -173,7 +174,7 @@ def tagged(
 
 
 def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet | BoxFile], *, stopped: bool) -> None:
-    """Says how many images are tagged and where; exits with 130 or 1 where not all are."""
+    """Says how many images are tagged; exits with 130 or 1 where not all are."""
     where = ", ".join(str(each.path) for each in files)
     if stopped:
         resume = f"and in {where}; --resume goes on" if files else "with --out FILE.jsonl, --resume goes on from there"
@@ -187,7 +188,7 @@ def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet | B
 
 
 def found_files(images: Sequence[str], save: Path | None) -> list[Path]:
-    """The image files that are named or in the named folders, but for drawn ones in `save`."""
+    """The image files of `images` and in its folders; none from the folder `save`."""
     if addresses := [name for name in images if re.match(r"https?://", name)]:
         raise InputError(f"{addresses[0]} is an address, and only files are tagged: download it first.")
     found = find_images([Path(name) for name in images])
@@ -231,9 +232,9 @@ def demo() -> None:
 
 
 def region_finder(tagger: Tagger, settings: Settings) -> Callable[[TaggedImage, Best], list[dict[str, object]]]:
-    """A function that places tags: regions as JSON, with a segmenter each with a `mask` (run lengths).
+    """A function that places tags: regions as JSON.
 
-    Says what weights are missing. The function raises ImageError where the
+    A segmenter adds `mask`, run lengths. Says what weights are missing. The function raises ImageError where the
     image has gone since it was tagged.
     """
     from ram_backend.regions.finder import RegionFinder
@@ -246,7 +247,8 @@ def region_finder(tagger: Tagger, settings: Settings) -> Callable[[TaggedImage, 
     most, longest = settings.max_image_pixels, settings.max_image_bytes
 
     def find(image: TaggedImage, best: Best) -> list[dict[str, object]]:
-        names, scores = [name for name, _, _ in best], [score for _, score, _ in best]
+        names = [name for name, _, _ in best]
+        scores = [score for _, score, _ in best]
         entries = [tagger.subset.entries[tagger.tags.index(name)] for name in names]
         photo = partial(decode, image.path, exif_orientation=True, alpha="white", max_pixels=most, max_bytes=longest)
         found = finder.find(tagger.network, entries, names, scores, image.tokens, lambda: photo()[0])
@@ -269,7 +271,8 @@ def tag_images(
     above their thresholds.
     """
     hidden = len(paths) < PROGRESS_FROM or out.is_terminal  # the lines are there
-    threads, encoder = settings.cpu_threads(), tagger.network.encoder_id
+    threads = settings.cpu_threads()
+    encoder = tagger.network.encoder_id
     # without a cache, logits are those of unrounded tokens
     loader = open_image_loader(settings, tagger.bundle.preprocessing, encoder, cached=False, decoders=threads)
     with Progress(console=notes, transient=True, disable=hidden) as bar:

@@ -1,4 +1,4 @@
-"""`ram-backend versions`: what was learned from a project's corrections, and is served."""
+"""`ram-backend versions`: what was learned from a project's corrections."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ def list_(project: ProjectArgument, as_json: AsJson = False) -> None:
     table = opened.jobs.versions
     served, records = table.served(opened.key), table.list(opened.key)
     if as_json:
-        versions = [_facts(each, served) for each in records]
-        pinned = served.pinned
-        print_json({"project": str(opened.key), "served": served.name, "pinned": pinned, "versions": versions})
+        facts = {"project": str(opened.key), "served": served.name, "pinned": served.pinned}
+        print_json({**facts, "versions": [_facts(each, served) for each in records]})
         return
     if not records:
         pinned_too = ", and pinned" if served.pinned else ""
@@ -46,9 +45,10 @@ def list_(project: ProjectArgument, as_json: AsJson = False) -> None:
     rows = [[BASE, "", "", "", "", "", mark if served.name == BASE else ""]]
     for each in records:
         trainer, edits, count = "?", "", "?"
-        if each.lineage is not None:
-            before, after = (m.get("edits") for m in (each.lineage.metrics_before, each.lineage.metrics_after))
-            trainer, count = each.lineage.trainer, str(each.lineage.corrections.count)
+        if (lineage := each.lineage) is not None:
+            before = lineage.metrics_before.get("edits")
+            after = lineage.metrics_after.get("edits")
+            trainer, count = lineage.trainer, str(lineage.corrections.count)
             edits = "" if before is None or after is None else f"{before:.2f} -> {after:.2f}"
         now = mark if served.name == each.name else ""
         rows.append([each.name, each.state, _made(each), trainer, edits, count, now])
@@ -194,7 +194,7 @@ def _made(record: VersionRecord) -> str:
 
 
 def _at_random(figures: Mapping[str, float]) -> str:
-    """Edits and calibration on photos that active learning didn't choose; "" where it chose none yet."""
+    """Edits and calibration on photos drawn at random; "" where none are yet."""
     if "random.images" not in figures:
         return ""
     edits = f"{figures['random.incumbent']:.2f} -> {figures['random.candidate']:.2f} edits each"
@@ -204,8 +204,9 @@ def _at_random(figures: Mapping[str, float]) -> str:
 
 def _counts(figures: Mapping[str, float], prefix: str) -> str:
     """What the verdict counted per tag, most first."""
-    found = {name.removeprefix(prefix): count for name, count in figures.items() if name.startswith(prefix)}
-    return ", ".join(f"{tag} {count:.0f}" for tag, count in sorted(found.items(), key=lambda each: -each[1]))
+    found = {name: count for name, count in figures.items() if name.startswith(prefix)}
+    most_first = sorted(found.items(), key=lambda each: -each[1])
+    return ", ".join(f"{name.removeprefix(prefix)} {count:.0f}" for name, count in most_first)
 
 
 def _compare(before: Version | None, after: Version | None) -> list[dict[str, Any]]:
@@ -217,13 +218,15 @@ def _compare(before: Version | None, after: Version | None) -> list[dict[str, An
     old, new = _tags_of(before), _tags_of(after)
     found: list[tuple[float, dict[str, Any]]] = []
     for tag in {**old, **new}:
-        (numbers, weights), (new_numbers, new_weights) = old.get(tag, _BASE), new.get(tag, _BASE)
+        numbers, weights = old.get(tag, _BASE)
+        new_numbers, new_weights = new.get(tag, _BASE)
         fits = weights.shape == new_weights.shape or 1 in weights.shape + new_weights.shape
         moved = float(np.linalg.norm(new_weights - weights if fits else new_weights))
         if moved or numbers != new_numbers:
             pairs = [(numbers[name], new_numbers[name]) for name in NUMBERS]
             size = moved + sum(abs(b - a) for a, b in pairs if a is not None and b is not None)
-            found.append((size, {"tag": tag, "before": numbers, "after": new_numbers, "weights_moved": moved}))
+            change = {"tag": tag, "before": numbers, "after": new_numbers, "weights_moved": moved}
+            found.append((size, change))
     return [change for _, change in sorted(found, key=lambda each: -each[0])]
 
 
@@ -239,12 +242,13 @@ def _tags_of(version: Version | None) -> dict[str, _Tag]:
 def _training_of(lineage: Lineage) -> str:
     used, edits = lineage.corrections, lineage.metrics_after.get("edits")
     figures = "" if edits is None else f", {edits:.2f} edits per photo"
-    new, gone = f"{used.added} of them new", f", {used.withdrawn} withdrawn" if used.withdrawn else ""
-    return f"{lineage.trainer} from {used.count} corrections ({new}{gone}){figures}"
+    gone = f", {used.withdrawn} withdrawn" if used.withdrawn else ""
+    learned_from = f"{used.count} corrections ({used.added} of them new{gone})"
+    return f"{lineage.trainer} from {learned_from}{figures}"
 
 
 def _numbers(change: Mapping[str, Any]) -> Iterator[str]:
-    """Threshold, and the score of what has log-odds 0 in the bundle: before and after."""
+    """Threshold, and score of log-odds 0 in the bundle: before and after."""
     sides = [change["before"], change["after"]]
     thresholds = ["bundle's" if each["threshold"] is None else f"{each['threshold']:.2f}" for each in sides]
     scores = [f"{sigmoid(np.array(each['bias'])):.2f}" for each in sides]

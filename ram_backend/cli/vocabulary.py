@@ -47,9 +47,11 @@ def find(
     else:
         table = Table("text", "tag", "category", "synonyms", "broader", "threshold", "sources")
         for text, tag in zip(texts, tags, strict=True):
-            lists = () if tag is None else (", ".join(tag.synonyms), ", ".join(tag.hypernyms), f"{tag.threshold:.2f}")
-            facts = ("(new: scored from its text)",) if tag is None else (tag.name, tag.category)
-            table.add_row(text, *facts, *lists, "" if tag is None else ", ".join(tag.sources))
+            if tag is None:
+                table.add_row(text, "(new: scored from its text)")
+                continue
+            synonyms, broader, origins = map(", ".join, (tag.synonyms, tag.hypernyms, tag.sources))
+            table.add_row(text, tag.name, tag.category, synonyms, broader, f"{tag.threshold:.2f}", origins)
         console.print(table, soft_wrap=False)
     if None in tags:
         raise typer.Exit(1)
@@ -118,8 +120,11 @@ def _task_captions(project: str, field: str) -> list[Pair]:
     opened = open_project(project)
     (image, *_) = parse_label_config(opened.project.label_config).images.values()
     tasks = list(opened.api.all_tasks())
-    said = [(str(look_up(task.data, image)), look_up(task.data, field)) for task in tasks]
-    found = [(image, list(map(str, each)) if isinstance(each, list) else [str(each)]) for image, each in said if each]
+    found: list[Pair] = []
+    for task in tasks:
+        if said := look_up(task.data, field):
+            captions = said if isinstance(said, list) else [said]
+            found.append((str(look_up(task.data, image)), list(map(str, captions))))
     if not found:
         known = listed([key for task in tasks[:1] for key in task.data], 8) or "none"
         raise InputError(f"No task of project {opened.key} has data {field!r}; the first has: {known}. Name a --field.")
