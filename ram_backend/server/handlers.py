@@ -1,4 +1,4 @@
-"""Request handlers: what `/setup`, `/predict` and `/webhook` do, without HTTP."""
+"""Request handlers of `/setup`, `/predict` and `/webhook`, without HTTP."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ async def setup(services: Services, request: SetupRequest) -> str:
     """
     store, swap = services.store, services.swap
     key = store.key(request.project, request.hostname)
-    known, token = store.get(key), await _accepted_token(services, key, request.access_token)
-    project = store.upsert(
-        Setup.read(key, label_config=request.label_config, access_token=token, extra_params=request.extra_params)
-    )
+    known = store.get(key)
+    token = await _accepted_token(services, key, request.access_token)
+    config_xml, params = request.label_config, request.extra_params
+    project = store.upsert(Setup.read(key, label_config=config_xml, access_token=token, extra_params=params))
     connection = store.connection(project)
     if known is None and connection.base_url and not connection.trusted:
         _log.warning(
@@ -57,6 +57,7 @@ async def setup(services: Services, request: SetupRequest) -> str:
             " public addresses. Where that can't work, %s.",
             *(project.key, connection.base_url, connect_command(project.key.id)),
         )
+
     await services.identity()
     actual = swap.actual(project.key)  # begins to load it
     version = swap.ref(project.key) if isinstance(actual, Future) else actual
@@ -69,7 +70,7 @@ async def setup(services: Services, request: SetupRequest) -> str:
 
 
 async def _accepted_token(services: Services, key: ProjectKey, token: str | None) -> str | None:
-    """The token that `/setup` brings; None: Label Studio doesn't take it for the known one."""
+    """The token that `/setup` brings; None: Label Studio doesn't take it."""
     connection = services.store.candidate_connection(key, token)
     if connection is None or connection.base_url is None:
         return token
@@ -189,7 +190,7 @@ def _record(services: Services, request: WebhookRequest) -> dict[str, Any]:
 
 
 def _known(services: Services, reference: str) -> ProjectKey | None:
-    """The project of an event; None: it is not known. DatabaseUnavailable: nobody can know."""
+    """The project of an event, None if unknown; DatabaseUnavailable: nobody can know."""
     key = services.project(reference).key
     if services.store.get(key) is not None:
         services.store.mark_used(key)

@@ -22,7 +22,7 @@ from ram_backend.settings import Settings, load_settings
 
 
 class InProcess:
-    """The handlers of `/setup` and `/predict`, on an event loop in a thread, for many threads.
+    """The handlers of `/setup` and `/predict` on an event loop, for many threads.
 
     Requests name a project by its number alone, for hosts don't tell when it
     was created. What they leave None is what is known from elsewhere.
@@ -52,7 +52,7 @@ class InProcess:
         return self._portal.call(self._predict, request, tasks)
 
     def close(self) -> None:
-        """Stops all threads. What is being computed ends first, what waits is given up."""
+        """Stops all threads; what has begun ends first, what waits is given up."""
         if os.getpid() == self._process:  # threads don't survive a fork
             self._opened.close()
 
@@ -68,7 +68,8 @@ class InProcess:
 
     def _completed(self, request: SetupRequest) -> SetupRequest | None:
         """The request as Label Studio would send it; None: it names no project."""
-        number, instance = self._services.project(request.project).key.id, instance_of(request.hostname)
+        number = self._services.project(request.project).key.id
+        instance = instance_of(request.hostname)
         known = [row for row in self._services.store.projects() if row.key.created and row.key.id == number]
         rows = [row for row in known if instance in ("", row.key.instance)]
         if len(rows) != 1:
@@ -83,7 +84,7 @@ _opening = threading.Lock()
 
 
 def in_process() -> InProcess:
-    """The handlers of this process (a fork opens its own), with the settings of its environment."""
+    """The handlers of this process, by its environment; a fork opens its own."""
     with _opening:
         return _of_process(os.getpid())
 

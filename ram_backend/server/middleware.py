@@ -126,7 +126,8 @@ class Access:
             raise errors.SettingsError(f"BASIC_AUTH_{given} is set without BASIC_AUTH_{missing}: set both, or none.")
         self._login = base64.b64encode(f"{user}:{password}".encode()) if user else b""
         self._secret = (settings.webhook_secret or "").encode()
-        named = frozenset(_host_name(each.strip()) for each in settings.allowed_hosts.split(",") if each.strip())
+        given = filter(None, map(str.strip, settings.allowed_hosts.split(",")))
+        named = frozenset(map(_host_name, given))
         self.hosts = named | _LOOPBACK_HOSTS if named or is_loopback(settings.host) else None
 
     def check(self, scope: Scope) -> None:
@@ -139,15 +140,17 @@ class Access:
         """
         headers = Headers(scope=scope)
         hosts = headers.getlist("host") or [""]
-        # DNS rebinding: a page whose name leads here could read all, if that name were known.
+        # DNS rebinding: a page whose name leads here could read everything.
         unknown = [host for host in hosts if self.hosts is not None and _host_name(host) not in self.hosts]
         if unknown:
             message = f"The server doesn't answer to the host {unknown[0][:100]!r}: add its name to RAM_ALLOWED_HOSTS."
             raise Refused(421, "UnknownHost", message)
-        # A browser names the page that asks (Origin), and its relation to us (Sec-Fetch-Site).
+
+        # A browser names the asking page (Origin), and its relation (Sec-Fetch-Site).
         origins = {origin.lower().partition("://")[2] for origin in headers.getlist("origin")}
         sites = {site.lower() for site in headers.getlist("sec-fetch-site")}
-        if origins - {hosts[-1].lower() or None} or (sites - _OWN_SITES and not _opens_page(scope, headers)):
+        is_foreign = bool(origins - {hosts[-1].lower() or None})
+        if is_foreign or (sites - _OWN_SITES and not _opens_page(scope, headers)):
             message = "Web pages of another origin may not ask this server; Label Studio's own server may."
             raise Refused(403, "ForeignOrigin", message)
         if not self._is_logged_in(scope, headers):
@@ -161,7 +164,7 @@ class Access:
             in_url = parse_qsl(scope["query_string"].decode("latin-1"))
             given = [text.encode() for name, text in in_url if name == SECRET_PARAMETER]
             given.append(headers.get(SECRET_HEADER, "").encode("latin-1"))
-            # START_TRAINING comes with basic auth and without our header: either will do.
+            # START_TRAINING comes with basic auth, not with our header.
             has_secret = any(hmac.compare_digest(each, self._secret) for each in given)
             return has_secret or (bool(self._login) and self._has_login(headers))
         return scope["path"] == "/health" or not self._login or self._has_login(headers)
@@ -186,11 +189,10 @@ class BodyReader:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytearray]:
-        """A request's body, which may be cleared; it counts as held until the context ends.
+        """A request's body; it counts as held until the context ends.
 
         Raises:
-            Refused: 413, 408 or 503: it is too large, too slow, or one of too
-                many large ones.
+            Refused: 413 too large, 408 too slow, 503 too many large ones.
         """
         body, size = bytearray(), 0
         announced = request.headers.get("content-length", "0")
@@ -220,7 +222,7 @@ class BodyReader:
 
 
 class RequestMiddleware:
-    """ASGI middleware around the whole app; plain, so that a disconnect reaches the routes."""
+    """ASGI middleware around the whole app; a disconnect reaches the routes."""
 
     def __init__(self, app: ASGIApp, *, access: Access, metrics: ServerMetrics) -> None:
         self._app = app
@@ -234,13 +236,16 @@ class RequestMiddleware:
             return
         identity = secrets.token_hex(6)
         token = request_id.set(identity)
-        method, path, status, started = scope["method"], scope["path"], 0, time.perf_counter()
+        method, path = scope["method"], scope["path"]
+        status = 0
+        started = time.perf_counter()
 
         async def send_named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", identity.encode())]}
+                named = (b"x-request-id", identity.encode())
+                message = {**message, "headers": [*message.get("headers", []), named]}
             await send(message)
 
         try:
@@ -267,9 +272,10 @@ class RequestMiddleware:
 
 
 def _opens_page(scope: Scope, headers: Headers) -> bool:
-    """Whether a browser opens the admin's page in a tab: the linking page can't read it."""
+    """Whether a browser opens the admin's page in a tab: no other page can read it."""
     modes = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
-    return scope["method"] == "GET" and modes == ("navigate", "document") and bool(_PAGES.fullmatch(scope["path"]))
+    in_tab = scope["method"] == "GET" and modes == ("navigate", "document")
+    return in_tab and _PAGES.fullmatch(scope["path"]) is not None
 
 
 def _host_name(host: str) -> str:

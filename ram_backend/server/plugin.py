@@ -48,18 +48,18 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         super().__init__(*positional, **given)
 
     def setup(self) -> None:
-        """Called by 2.x when an object is made: tells it the model version, which needs no model."""
+        """Called by 2.x when an object is made: tells it the model version."""
         if version := in_process().setup(self._request(self.project_id)):
             self.set("model_version", version)
 
     def set_extra_params(self, extra_params: object) -> None:
-        """Takes the connection's extra params (2.x); bad ones raise, and the last good ones stay."""
+        """Takes the connection's extra params (2.x); bad ones raise, the old ones stay."""
         options = parse_options(extra_params)
         super().set_extra_params(json.dumps(options.to_json()) if options else "")
         self.setup()
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], **unused: Any) -> list[dict[str, Any]]:
-        """One prediction per task, in order, as our own server; the host answers errors with 500."""
+        """One prediction per task, in order; the host answers errors with 500."""
         number = self.project_id if IS_SDK_2 else next((task.get("project") for task in tasks), None)
         results = in_process().predict(self._request(number), tasks)
         if not IS_SDK_2:
@@ -68,7 +68,7 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         return results
 
     def fit(self, *args: Any, **params: Any) -> None:
-        """Learns nothing: on 1.0.9 any result would become the model version of `/setup`."""
+        """Learns nothing: on 1.0.9 a result would become the model version."""
         _log.info("Nothing is learned here: `ram-backend serve` and its worker learn from corrections.")
 
     def _request(self, number: object) -> SetupRequest:

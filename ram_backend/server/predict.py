@@ -1,4 +1,4 @@
-"""Prediction pipeline of `/predict`: bounded concurrency over task groups; fetch, encode, score."""
+"""Prediction pipeline of `/predict`: fetch, encode, score; bounded concurrency."""
 
 from __future__ import annotations
 
@@ -51,14 +51,16 @@ T = TypeVar("T")
 ImageFailure = ImageError | ImageUnreachable
 
 GROUP, GROUPS_AT_ONCE = 8, 3
-"""Tasks in a group, and groups that one request has in work: few enough that a request of one task needn't wait long
-behind one of thousands."""
+"""Tasks in a group, and groups of one request in work.
+
+They are few: a request of one task doesn't wait long behind one of thousands.
+"""
 
 MASK_SIDE = 1024
-"""Pixels of the longer side that masks are made at, as SAM sees photos."""
+"""Longer side of a photo in pixels when masks are made, as SAM sees it."""
 
 FETCHING_SHARE, FETCHING_SHARE_OF_PROJECT = 0.75, 0.875
-"""Largest shares of the fetching threads, so that a slow host doesn't stop all others."""
+"""Largest shares of the fetching threads: a slow host doesn't stop the others."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ _log = logging.getLogger(__name__)
 async def predict_tasks(
     services: Services, project: Project, tasks: Sequence[Task], snapshot: Snapshot
 ) -> list[dict[str, Any]]:
-    """One prediction (protocol section 4) per task (one or more); empty where no image is tagged.
+    """One prediction per task (protocol section 4), empty where no image is tagged.
 
     Cancelling stops the work that has not begun.
 
@@ -82,12 +84,13 @@ async def predict_tasks(
         raise unreachable[0]
     for each in done:
         services.metrics.tasks.labels("tagged" if isinstance(each, dict) else "broken").inc()
-    return [each if isinstance(each, dict) else empty_prediction(snapshot.config.model_version) for each in done]
+    version = snapshot.config.model_version
+    return [each if isinstance(each, dict) else empty_prediction(version) for each in done]
 
 
 @dataclass
 class _Tagging:
-    """A task in work: its images by name, or why they can't be tagged; findings by control."""
+    """A task in work: images by name, or why they fail; findings by control."""
 
     task: Task
     images: Mapping[str, LoadedImage | ImageFailure]
@@ -98,8 +101,11 @@ class _Tagging:
     @cached_property
     def tokens(self) -> dict[str, FloatArray]:
         """Of the images that can be tagged, by name."""
-        found = {name: image.tokens for name, image in self.images.items() if isinstance(image, LoadedImage)}
-        return {name: tokens for name, tokens in found.items() if tokens is not None}
+        return {
+            name: image.tokens
+            for name, image in self.images.items()
+            if isinstance(image, LoadedImage) and image.tokens is not None
+        }
 
 
 @dataclass
@@ -162,7 +168,8 @@ class _Request:
                 kept = self._ticked(each, control)
                 work = partial(_located, tagger, kept, tokens)
                 if control.kind == "brushlabels":
-                    finder = await asyncio.wrap_future(self.services.cpu_pool.submit(lambda: self.services.model.masks))
+                    opening = self.services.cpu_pool.submit(lambda: self.services.model.masks)
+                    finder = await asyncio.wrap_future(opening)
                     if finder is None or not kept:
                         continue
                     read = partial(self._photo, self._reference(each.task, control.to_name))
@@ -174,12 +181,15 @@ class _Request:
         """Captions from the tags that are ticked for the image."""
         schema = self.snapshot.config.schema
         for name, to_name in schema.captions.items():
-            captions, some = self.snapshot.model.captions, [each for each in group if to_name in each.tokens]
+            captions = self.snapshot.model.captions
+            some = [each for each in group if to_name in each.tokens]
             if captions is None or not some:
                 continue
             controls = [control for control in schema.tag_controls if control.to_name == to_name]
-            tags = [[one.choice.label for control in controls for one in self._ticked(each, control)] for each in some]
-            write = partial(captions.write, np.stack([each.tokens[to_name] for each in some]), tags)
+            ticked = [[self._ticked(each, control) for control in controls] for each in some]
+            tags = [[one.choice.label for one in chain.from_iterable(row)] for row in ticked]
+            tokens = np.stack([each.tokens[to_name] for each in some])
+            write = partial(captions.write, tokens, tags)
             texts = await asyncio.wrap_future(self.services.batcher.submit_scoring(write))
             for each, text in zip(some, texts, strict=True):
                 each.captions[name] = text
@@ -214,7 +224,8 @@ class _Request:
 
     def _photo(self, reference: ImageReference) -> tuple[Image.Image, tuple[int, int]]:
         """A photo at the size for masks, decoded in a process of its own, and its whole size."""
-        settings, data = self.services.settings, self._source.fetch(reference)
+        settings = self.services.settings
+        data = self._source.fetch(reference)
         limits = {"max_pixels": settings.max_image_pixels, "max_bytes": settings.max_image_bytes}
         return self.services.processes.decode(_reduced, data, **limits)
 
@@ -231,13 +242,15 @@ class _Request:
         return image
 
     async def _score(self, control: TagControl, group: Sequence[_Tagging]) -> list[list[ScoredChoice]]:
-        config, tokens = self.snapshot.config, [each.tokens[control.to_name] for each in group]
+        config = self.snapshot.config
+        tokens = [each.tokens[control.to_name] for each in group]
         if control.name in config.controls:
             fixed = self.snapshot.taggers.get(control.name)
             return await self._choices(config.controls[control.name], fixed, np.stack(tokens))
         found: list[list[ScoredChoice]] = []
         for each, one in zip(group, tokens, strict=True):
-            choices, tagger = config.dynamic(control, choices_for(control, each.task.data)), None
+            choices = config.dynamic(control, choices_for(control, each.task.data))
+            tagger = None
             if choices.texts:
                 tagger = await await_shared(self.services.snapshots.tagger(self.snapshot, choices.texts))
             found += await self._choices(choices, tagger, one[None])
@@ -249,12 +262,13 @@ class _Request:
         """Scored choices per image, from tokens (N, T, D)."""
         if tagger is None:
             return [[] for _ in tokens]
-        found = await asyncio.wrap_future(self.services.batcher.submit_scoring(partial(tagger.score, tokens)))
+        scoring = self.services.batcher.submit_scoring(partial(tagger.score, tokens))
+        found = await asyncio.wrap_future(scoring)
         choose = partial(scored_choices, choices, found.scores, tagger.thresholds)
         return await asyncio.wrap_future(self.services.cpu_pool.submit(choose))
 
     def _prediction(self, tagging: _Tagging) -> dict[str, Any] | ImageFailure:
-        """A task's prediction, also put into the shown log; where no image can be tagged, why."""
+        """A task's prediction, which is logged as shown; or why no image is tagged."""
         task, images = tagging.task, tagging.images.items()
         good = {name: image for name, image in images if isinstance(image, LoadedImage)}
         if not good:
@@ -274,11 +288,12 @@ class _Request:
             version = None if config.version is None else config.version.name
             learned = 0 if config.version is None else config.version.learned
             made["score"] = place_in_order(task.id, made["score"], learned)
-            served = [
-                ShownImage(name, str(look_up(task.data, config.schema.images[name])), image.sha256, image.phash)
-                for name, image in good.items()
-            ]
-            self.services.shown_log.put(key, shown_of(config.schema, task.id, made, tagging.choices, served, version))
+            served = []
+            for name, image in good.items():
+                reference = str(look_up(task.data, config.schema.images[name]))
+                served.append(ShownImage(name, reference, image.sha256, image.phash))
+            shown = shown_of(config.schema, task.id, made, tagging.choices, served, version)
+            self.services.shown_log.put(key, shown)
         return made
 
 
@@ -320,11 +335,10 @@ def _asked(tagger: Tagger, kept: Sequence[ScoredChoice]) -> tuple[list[Entry], l
 
 
 def scored_choices(control: ControlChoices, scores: FloatArray, thresholds: FloatArray) -> list[list[ScoredChoice]]:
-    """Per image the choices that matter for its prediction, in the order of the control's.
+    """Per image the choices that matter for its prediction, in the control's order.
 
-    A choice has the score of its best text. Of thousands that are off, only
-    those count that are nearest to their thresholds (see `margins_of`),
-    and the best.
+    A choice has the score of its best text. Of those that are off, only the
+    nearest to their thresholds count (see `margins_of`), and the best.
 
     Args:
         control: C choices with L texts.

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the server: one registry per app, with bounded label cardinality."""
+"""Prometheus metrics of the server, with bounded label cardinality."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ram_backend.feedback.events import DELETING, DELETING_TASKS, STATING
 from ram_backend.jobs.service import JobService
 
 COUNT_S = 15.0
-"""Jobs and corrections are counted at most this often, however often /metrics is asked."""
+"""Least time between two counts of jobs and corrections."""
 
 ROUTES = frozenset(
     ("/", "/health", "/ready", "/setup", "/predict", "/webhook", "/versions", "/jobs", "/metrics", "/docs",
@@ -39,32 +39,32 @@ class ServerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
-        stages = "Time to fetch or decode one image, encode a batch, or score with a head."
+        seconds = partial(histogram, buckets=_SECONDS)
+
         self._requests = counter("ram_requests", "Requests answered.", ["route", "method", "status"])
-        answering = "Time from a request to its answer."
-        self._request_seconds = histogram("ram_request_seconds", answering, ["route"], buckets=_SECONDS)
-        self.tasks = counter("ram_tasks", "Tasks answered in /predict, by what they got.", ["outcome"])
-        self.images = counter("ram_images", "Images of tasks: tagged, or the kind of error.", ["outcome"])
+        self._request_seconds = seconds("ram_request_seconds", "Time of a request.", ["route"])
+        self.tasks = counter("ram_tasks", "Tasks answered in /predict.", ["outcome"])
+        self.images = counter("ram_images", "Images of tasks.", ["outcome"])
         self.token_lookups = counter("ram_token_cache", "Look-ups in the token cache.", ["outcome"])
         self._events = counter("ram_events", "Events of Label Studio's webhooks.", ["action"])
         self.batch_images = histogram("ram_batch_images", "Images encoded at once.", buckets=_IMAGES)
-        self.stage_seconds = histogram("ram_stage_seconds", stages, ["stage"], buckets=_SECONDS)
-        self.ledger_events = counter("ram_ledger_events", "What became of events that the ledger keeps.", ["outcome"])
-        self.refused = counter(
-            "ram_refused", "Requests that exceeded a quota, by what there was too much of.", ["what"]
-        )
-        self.unknown_events = counter("ram_unknown_events", "Events of projects that no /setup has named: not kept.")
+        self.stage_seconds = seconds("ram_stage_seconds", "Time of a fetch, decode, encode or score.", ["stage"])
+        self.ledger_events = counter("ram_ledger_events", "Events for the ledger.", ["outcome"])
+        self.refused = counter("ram_refused", "Requests that exceeded a quota.", ["what"])
+        self.unknown_events = counter("ram_unknown_events", "Events of projects that no /setup has named.")
         self.evicted = gauge("ram_projects_evicted", "Projects that were evicted while unused.")
-        self.shown = counter("ram_shown", "Predictions whose record was written, or lost.", ["outcome"])
-        self.swaps = counter("ram_version_swaps", "Changes of what projects are served, by outcome.", ["outcome"])
-        swapping = "Time from noticing another version to serving it."
-        self.swap_seconds = histogram("ram_version_swap_seconds", swapping, buckets=_SECONDS)
+        self.shown = counter("ram_shown", "Records of predictions.", ["outcome"])
+
+        self.swaps = counter("ram_version_swaps", "Changes of served versions.", ["outcome"])
+        self.swap_seconds = seconds("ram_version_swap_seconds", "Time from noticing a version to serving it.")
         self.versions_served = gauge("ram_versions_served", "Projects that are served a version, not the base.")
         self.quarantined = gauge("ram_versions_quarantined", "Projects whose version can't be served.")
-        self._open_jobs = gauge("ram_jobs_open", "Jobs of all projects that wait or run.", ["kind", "state"])
-        self._pending = gauge("ram_corrections_pending", "Corrections that no attempt to learn has seen yet.")
+
+        self._open_jobs = gauge("ram_jobs_open", "Jobs that wait or run.", ["kind", "state"])
+        self._pending = gauge("ram_corrections_pending", "Corrections that no training has seen.")
         self.queued = gauge("ram_queued_images", "Images that wait for the encoder.")
         self.predicting = gauge("ram_predictions_in_progress", "Requests to /predict being answered.")
         self.snapshots = gauge("ram_snapshots", "Snapshots in memory.")
@@ -86,7 +86,7 @@ class ServerMetrics:
         self._request_seconds.labels(route).observe(seconds)
 
     def event(self, action: str) -> None:
-        """Counts an event; actions that change nothing here count as one."""
+        """Counts an event; an unknown action counts as "other"."""
         self._events.labels(action if action in _ACTIONS else "other").inc()
 
     def count_jobs(self, jobs: JobService) -> None:

@@ -25,7 +25,7 @@ _LISTED = 5
 
 
 class VersionRef(NamedTuple):
-    """Identity of a version such as "v0003": its digest, its own bundle, photos learned from."""
+    """Identity of a version such as "v0003"; `learned`: photos learned from."""
 
     key: ProjectKey
     name: str
@@ -39,7 +39,7 @@ class VersionRef(NamedTuple):
 
 @dataclass(frozen=True)
 class ControlChoices:
-    """The choices of one control that are scored, for all tasks or (dynamic ones) for one.
+    """The scored choices of one control; dynamic ones are those of one task.
 
     Attributes:
         columns: per choice the places of its texts in `texts`, which are
@@ -87,14 +87,15 @@ class ResolvedConfig:
 def resolve_config(
     model: ModelIdentity, schema: LabelSchema, project: Project, version: VersionRef | None = None
 ) -> ResolvedConfig:
-    """Merges what a label config, the admin, the bundle and the project's version say.
+    """Merges label config, admin's options, bundle and version.
 
     The label config need not be the stored one, nor the version read yet.
 
     Raises:
         LabelConfigError: the admin's tags leave no choice of the label config.
     """
-    options = {control.name: project.options(ProjectOptions(**control.attributes)) for control in schema.tag_controls}
+    own = {control.name: ProjectOptions(**control.attributes) for control in schema.tag_controls}
+    options = {name: project.options(each) for name, each in own.items()}
     controls: dict[str, ControlChoices] = {}
     for control in schema.tag_controls:
         if control.dynamic is None:
@@ -120,7 +121,9 @@ def _control_choices(
 ) -> ControlChoices:
     """The choices that remain after the admin's tags, their texts and thresholds."""
     wanted = None if options.tags is None else {tag.strip().casefold() for tag in options.tags}
-    chosen = [choice for choice in choices if wanted is None or any(name.casefold() in wanted for name in choice.names)]
+    chosen = list(choices)
+    if wanted is not None:
+        chosen = [each for each in choices if any(name.casefold() in wanted for name in each.names)]
     texts: dict[str, int] = {}
     columns = [tuple(texts.setdefault(text, len(texts)) for text in choice.texts) for choice in chosen]
     learned = 0 if version is None else version.learned
@@ -131,7 +134,8 @@ def _control_choices(
 
 def promises(by_control: Mapping[str, ProjectOptions], version: VersionRef | None) -> list[str]:
     """Sentences about an asked precision: what promises it, or why nothing does."""
-    learned, found = 0 if version is None else version.learned, list[str]()
+    learned = 0 if version is None else version.learned
+    found: list[str] = []
     for name, options in by_control.items():
         if options.precision is None:
             continue
@@ -153,7 +157,7 @@ def promises(by_control: Mapping[str, ProjectOptions], version: VersionRef | Non
 def _free_choices(
     model: ModelIdentity, schema: LabelSchema, control: TagControl, options: ProjectOptions
 ) -> tuple[Choice, ...]:
-    """The admin's tags, else the vocabulary, less what other controls of the image offer."""
+    """The admin's tags, else the vocabulary, less what other controls offer."""
     others = [each for each in schema.tag_controls if each.to_name == control.to_name and not each.free_text]
     taken = {name.casefold() for each in others for choice in each.choices for name in choice.names}
     names = model.bundle.vocabulary.names if options.tags is None else options.tags

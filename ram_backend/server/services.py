@@ -1,4 +1,4 @@
-"""Composition root of the server: its parts, made when it starts and closed when it stops."""
+"""Composition root of the server: makes its parts, and closes them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Services:
         self.shown_log.start()
 
     def close(self) -> None:
-        """Stops the threads. What is being computed ends first, what waits is given up."""
+        """Stops the threads; what has begun ends first, what waits is given up."""
         self._models.close()
         self.processes.close()
         self.body_process.close()
@@ -109,7 +109,7 @@ class Services:
             part.close()
 
     async def identity(self, wait_s: float = IDENTITY_WAIT_S) -> ModelIdentity:
-        """The bundle, once it is opened. NotAvailable: it can't be used, or that takes longer."""
+        """The opened bundle; NotAvailable: it can't be used, or takes longer."""
         if not self.model.identity.done():
             with suppress(TimeoutError):
                 await asyncio.wait_for(await_shared(self.model.identity), wait_s)
@@ -144,13 +144,12 @@ class Services:
         return self._images(self.store.connection(project), project.hostname)
 
     def _open_images(self, connection: Connection, hostname: str) -> TaskImages:
-        label_studio = None
+        label_studio, trusted = None, connection.trusted
         try:
-            if connection.base_url:
-                label_studio = open_label_studio(
-                    self.settings, connection.base_url, connection.token, trusted=connection.trusted, hostname=hostname
-                )
+            if base := connection.base_url:
+                token = connection.token
+                label_studio = open_label_studio(self.settings, base, token, trusted=trusted, hostname=hostname)
         except SettingsError:
-            if connection.trusted and not hostname:
+            if trusted and not hostname:
                 raise
         return TaskImages(label_studio, limits=self._limits, threads=1)

@@ -1,4 +1,4 @@
-"""Control loop of versions: polls the desired one, loads, verifies, canary-tests, swaps it."""
+"""Control loop of versions: polls, loads, verifies, canary-tests, swaps."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class _State:
         return BASE if self.actual is None else self.actual.ref.name
 
     def is_due(self, bundle: Bundle) -> bool:
-        """Whether the loop has to activate it now; an unloaded one is left to its first request."""
+        """Whether the loop activates it now; an unloaded one waits for a request."""
         if self.unloaded:
             return self.desired.bundle is None and self.desired.bundle_digest != bundle.digest
         actual = (None, None) if self.actual is None else (self.actual.ref.name, self.actual.ref.digest)
@@ -131,7 +131,7 @@ class VersionLoader(PeriodicThread):
         self._activators.shutdown(wait=False, cancel_futures=True)
 
     def ref(self, key: ProjectKey) -> VersionRef | None:
-        """Names what a project is served now; None: the base. NotAvailable: no bundle is open."""
+        """Names what a project is served, None: the base; NotAvailable: no bundle."""
         state = self._states.get(key)
         if state is not None and state.unloaded:
             with suppress(VersionDamaged):
@@ -139,7 +139,7 @@ class VersionLoader(PeriodicThread):
         return None if state is None or state.actual is None else state.actual.ref
 
     def actual(self, key: ProjectKey) -> LoadedVersion | Future[None] | None:
-        """What a project is served now; None: the base; a future: ask again when it is done."""
+        """What a project is served; None: the base; a future: ask again after it."""
         state = self._states.get(key)
         if state is None:
             return None
@@ -155,7 +155,7 @@ class VersionLoader(PeriodicThread):
         ]
 
     def tick(self) -> bool:
-        """Reads the desired versions, and activates those that differ from the actual ones."""
+        """Reads the desired versions, and activates those that are not served."""
         try:
             self._read()
             own = self.models.own
@@ -200,7 +200,7 @@ class VersionLoader(PeriodicThread):
             return state.activating
 
     def _activate(self, state: _State) -> None:
-        """Activates the desired version of a project: read, check, build its snapshots, then assign."""
+        """Activates a desired version: read, check, build snapshots, then assign."""
         key, ref = state.desired.key, None
         try:
             if self._states[key] is not state:
@@ -232,7 +232,8 @@ class VersionLoader(PeriodicThread):
 
     def _assign(self, state: _State, version: LoadedVersion | None) -> None:
         """The swap: later requests get the new version."""
-        key, old, before, unloaded = state.desired.key, state.actual, state.serving, state.unloaded
+        key, old = state.desired.key, state.actual
+        before, unloaded = state.serving, state.unloaded
         with self._lock:
             if self._stop.is_set() or self._states[key] is not state:
                 return  # overtaken while it was prepared
@@ -255,7 +256,7 @@ class VersionLoader(PeriodicThread):
 
 
 def _ref(served: Served, bundle: Bundle) -> VersionRef | None:
-    """Identity of the version that the database names, if it is the bundle's; None: the base."""
+    """Identity of the version that the database names; None: the base."""
     if served.version is None:
         return None
     named = f"Version {served.version} of project {served.key}"
