@@ -74,10 +74,11 @@ def _members(path: Path) -> Iterator[tuple[str, Any]]:
         for member in archive:
             name = PurePosixPath(member.name)
             key, _, ending = name.name.partition(".")
-            content = archive.extractfile(member) if ending.lower() in ("txt", "caption", "json") else None
+            ending = ending.lower()
+            content = archive.extractfile(member) if ending in ("txt", "caption", "json") else None
             if content is not None:
                 text = content.read().decode()
-                record = json.loads(text) if ending.lower() == "json" else {"caption": text.strip()}
+                record = json.loads(text) if ending == "json" else {"caption": text.strip()}
                 if any(field in record for field in _TEXT_FIELDS):
                     yield member.name, {**record, "file": str(name.with_name(key))}
 
@@ -87,6 +88,7 @@ def _pair(record: Any, where: str) -> Pair:
     image = next((fields[name] for name in _IMAGE_FIELDS if fields.get(name)), None)
     text = next((fields[name] for name in _TEXT_FIELDS if fields.get(name)), None)
     captions = [text] if isinstance(text, str) else text
-    if not isinstance(image, str) or not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
+    are_texts = isinstance(captions, list) and all(isinstance(each, str) for each in captions)
+    if not isinstance(image, str) or not are_texts:
         raise InputError(f"{where}: names no image ({_IMAGE_FIELDS[0]}) with a caption ({_TEXT_FIELDS[1]}). Add them.")
     return image, list(captions)

@@ -71,10 +71,12 @@ class ClipTextEncoder:
         tower = self._tower
         ends = tokens.argmax(dim=-1)
         length = int(ends.max()) + 1
-        tokens, ends = tokens[:, :length].to(self._device), ends.to(self._device)
+        tokens = tokens[:, :length].to(self._device)
         states = tower.token_embedding(tokens) + tower.positional_embedding[:length]
-        states = tower.ln_final(tower.transformer(states, attn_mask=tower.attn_mask[:length, :length]))
-        return states[torch.arange(len(tokens), device=self._device), ends] @ tower.text_projection
+        mask = tower.attn_mask[:length, :length]
+        states = tower.ln_final(tower.transformer(states, attn_mask=mask))
+        rows = torch.arange(len(tokens), device=self._device)
+        return states[rows, ends.to(self._device)] @ tower.text_projection
 
 
 def build_text_tower(config: Mapping[str, Any]) -> TextTransformer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -35,14 +36,14 @@ class TextEncoder(Protocol):
     dim: int
 
     def embed(self, texts: Sequence[str]) -> Rows:
-        """Embeds tags: (N, dim) float32, rows of length 1, prompts already averaged."""
+        """Embeds tags: (N, dim) float32, rows of length 1; means over prompts."""
 
     def embed_sentences(self, sentences: Sequence[str]) -> Rows:
         """Embeds sentences as they are: (N, dim) float32, rows of length 1."""
 
 
 class CachedTextEncoder:
-    """Embeds each text once: rows are on disk by the encoder's id and the text."""
+    """Embeds each text once: rows are on disk by encoder and text."""
 
     def __init__(self, encoder: TextEncoder, folder: Path, max_bytes: int) -> None:
         """Takes an encoder, and folder and size of a `DiskCache` that others may share."""
@@ -71,7 +72,8 @@ class CachedTextEncoder:
         return np.frombuffer(content, dtype="<f4").astype(np.float32).reshape(len(texts), self.dim)
 
     def _name(self, kind: str, text: str) -> str:
-        return hashlib.sha256("\0".join((self.id, kind, text)).encode("utf-8", "surrogatepass")).hexdigest()
+        identity = "\0".join((self.id, kind, text))
+        return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_descriptions(path: Path) -> dict[str, list[str]]:
@@ -100,7 +102,7 @@ def embed_descriptions(encoder: TextEncoder, descriptions: Mapping[str, Sequence
     Returns:
         Tag -> (k, dim) float32, rows of length 1, in the order of sentences.
     """
-    rows = encoder.embed_sentences([sentence for sentences in descriptions.values() for sentence in sentences])
+    rows = encoder.embed_sentences(list(chain.from_iterable(descriptions.values())))
     ends = np.cumsum([0, *map(len, descriptions.values())])
     return {tag: rows[start:end] for tag, start, end in zip(descriptions, ends[:-1], ends[1:], strict=True)}
 

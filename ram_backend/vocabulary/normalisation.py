@@ -15,7 +15,7 @@ _SEPARATORS = re.compile(r"[\s_\-/\u2010-\u2015\u2212]+")
 _APOSTROPHES = re.compile("['`\u2018\u2019\u02bc]")
 _VOWEL = re.compile(r"[aeiouy]")
 
-# Plurals that name another thing than their singular does, and words that only look like plurals.
+# Plurals that name another thing than their singular, and words like plurals.
 _NOT_PLURAL = frozenset(
     str.split("""
     glasses eyeglasses shorts news goods woods customs spectacles briefs slacks pants underpants tights clothes
@@ -95,6 +95,7 @@ def _singulars(word: str) -> list[str]:
     regular = word.endswith("s") and not word.endswith(("ss", "us", "is"))
     if word in _NOT_PLURAL or len(word) < 4 or not regular:
         return []
+
     found = []
     if word.endswith("ies"):
         found.append(word[:-3] + "y")

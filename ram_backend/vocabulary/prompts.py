@@ -55,8 +55,13 @@ def prompts(tag: str) -> list[str]:
     """
     word = spoken(tag)
     article = "an" if tag.strip()[:1] in set("aeiou") else "a"
-    sentences = [template.replace("{article}", article).replace("{tag}", word) for template in TEMPLATES]
-    return [f"This is {sentence}" if sentence.startswith(("a", "the")) else sentence for sentence in sentences]
+
+    sentences = []
+    for template in TEMPLATES:
+        sentence = template.replace("{article}", article).replace("{tag}", word)
+        begins = "This is " if sentence.startswith(("a", "the")) else ""
+        sentences.append(begins + sentence)
+    return sentences
 
 
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
