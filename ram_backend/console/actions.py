@@ -34,8 +34,11 @@ def _set_options(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) ->
     for name in ("threshold", "precision", "top_k"):
         if text := str(given.get(name, "")).strip():
             options[name] = _number(name, text)
-    pairs = [pair.rpartition("=") for pair in str(given.get("per_tag", "")).split(",") if pair.strip()]
-    options["per_tag"] = {tag.strip(): _number(f"per_tag[{tag.strip()!r}]", value.strip()) for tag, _, value in pairs}
+    per_tag: dict[str, float] = {}
+    for pair in filter(str.strip, str(given.get("per_tag", "")).split(",")):
+        tag, _, value = map(str.strip, pair.rpartition("="))
+        per_tag[tag] = _number(f"per_tag[{tag!r}]", value)
+    options["per_tag"] = per_tag
     new = {name: value for name, value in options.items() if value}
 
     def edited(old: ProjectOptions) -> ProjectOptions:

@@ -1,4 +1,4 @@
-"""The admin's page: a router with server-rendered views, and actions behind buttons."""
+"""The admin's page: a router with views, and actions behind buttons."""
 
 from __future__ import annotations
 
@@ -109,26 +109,28 @@ class _Page:
         self.router.add_api_route("/projects/{reference}/{action}", self._act, methods=["POST"])
 
     async def _projects(self, services: Server) -> HTMLResponse:
-        return self._render(services, "projects.html", rows=await asyncio.to_thread(_overview, services))
+        rows = await asyncio.to_thread(_overview, services)
+        return self._render(services, "projects.html", rows=rows)
 
     async def _project(self, services: Server, project: Known, reference: str) -> HTMLResponse:
         thresholds, problem = await _thresholds_in_force(services, project)
         facts = await asyncio.to_thread(_facts, services, project)
-        notes = [each for each in (problem, project.extra_params_error) if each]
-        return self._render(
-            services, "project.html", reference=reference, thresholds=thresholds, problems=notes, **facts
-        )
+        facts["thresholds"] = thresholds
+        facts["problems"] = [each for each in (problem, project.extra_params_error) if each]
+        return self._render(services, "project.html", reference=reference, **facts)
 
     async def _connection(self, services: Server, project: Known) -> HTMLResponse:
         def look() -> list[Finding]:
-            return list(self._check(services.settings, project, services.jobs.projects.changes().trusted_host))
+            trusted_host = services.jobs.projects.changes().trusted_host
+            return list(self._check(services.settings, project, trusted_host))
 
-        return self._render(services, "connection.html", findings=await asyncio.to_thread(look))
+        findings = await asyncio.to_thread(look)
+        return self._render(services, "connection.html", findings=findings)
 
     async def _tag(self, services: Server, project: Known, reference: str, name: str) -> HTMLResponse:
         statistics = await asyncio.to_thread(statistics_of, services.ledger, project)
-        photos = (statistics.photos or {}).get(name, ())
-        return self._render(services, "tag.html", reference=reference, project=project, tag=name, photos=photos)
+        shown = {"tag": name, "photos": (statistics.photos or {}).get(name, ())}
+        return self._render(services, "tag.html", reference=reference, project=project, **shown)
 
     async def _report(self, services: Server, project: Known) -> HTMLResponse:
         values = await asyncio.to_thread(report_values, services.jobs, services.settings, project)
@@ -150,12 +152,14 @@ class _Page:
             raise ProjectNotFound(f"Project {project.key} has no corrected photo of task {task}.")
         async with self._thumbnails:
             data = await asyncio.to_thread(_thumbnail, services, project, photo)
-        return Response(data, media_type="image/jpeg", headers={**_HEADERS, "Cache-Control": "private, max-age=3600"})
+        headers = {**_HEADERS, "Cache-Control": "private, max-age=3600"}
+        return Response(data, media_type="image/jpeg", headers=headers)
 
     async def _act(
         self, request: Request, services: Server, project: Known, action: str, given: Annotated[dict[str, Any], Body()]
     ) -> dict[str, str]:
-        if not hmac.compare_digest(request.headers.get(TOKEN_HEADER, "").encode(), self._token.encode()):
+        token = request.headers.get(TOKEN_HEADER, "")
+        if not hmac.compare_digest(token.encode(), self._token.encode()):
             raise Refused(403, "PageToken", "The page's token is missing or old: reload the page.")
         if action not in ACTIONS:
             raise InputError(f"There is no action {action[:40]!r} (known: {', '.join(ACTIONS)}).")
@@ -174,7 +178,8 @@ class _Page:
 
 
 def _facts(services: Services, project: Project) -> dict[str, Any]:
-    key, jobs, statistics = project.key, services.jobs, statistics_of(services.ledger, project)
+    key, jobs = project.key, services.jobs
+    statistics = statistics_of(services.ledger, project)
     versions = jobs.versions.list(key)
     return {
         "project": project,
@@ -205,7 +210,8 @@ def _overview(services: Services) -> list[dict[str, Any]]:
     """All projects, by number."""
     jobs = services.jobs
     served = {each.key: each for each in jobs.versions.changes().served}
-    latest = {job.key: job for job in sorted(jobs.table.jobs(limit=LATEST_JOBS), key=lambda job: job.requested_at)}
+    by_age = sorted(jobs.table.jobs(limit=LATEST_JOBS), key=lambda job: job.requested_at)
+    latest = {job.key: job for job in by_age}
     waiting = jobs.waiting(*(project.key for project in services.store.projects()))
     return [
         {"key": key, "served": served.get(key, Served(key)), "waiting": each, "job": latest.get(key)}
@@ -214,10 +220,9 @@ def _overview(services: Services) -> list[dict[str, Any]]:
 
 
 async def _thresholds_in_force(services: Services, project: Project) -> tuple[dict[str, dict[str, Any]], str | None]:
-    """By scored text, those of what is served now; and why there are none, in one line.
+    """By scored text the threshold that is served now; or why there is none.
 
-    A tag is ticked above its "value", in [0, 1], as the "source" says:
-    "settings", a version or the bundle.
+    "value" is in [0, 1], "source" is "settings", a version or the bundle.
     """
     try:
         async with asyncio.timeout(WAIT_S):

@@ -1,4 +1,4 @@
-"""Report on a project: quality by version, day and tag, agreement, drift, learning curve."""
+"""Report on a project: quality by version, day and tag, agreement, drift."""
 
 from __future__ import annotations
 
@@ -27,15 +27,19 @@ from ram_backend.versions.table import incumbent_of
 
 MORE = 100
 WORTH_IT = 0.01
-"""Edits per photo that `MORE` photos have to save; else labelling something else pays more."""
+"""Edits per photo that `MORE` photos have to save, to be worth labelling."""
 
 
 def project_report(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
     """The report as JSON, with an admin's or the served version's thresholds."""
-    key, statistics = project.key, statistics_of(jobs.ledger, project)
+    key = project.key
+    statistics = statistics_of(jobs.ledger, project)
     served, version = incumbent_of(jobs.versions, settings.versions_dir, key, None)
-    records, options = jobs.versions.list(key), project.options()
-    own = {} if version is None else dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))
+    records = jobs.versions.list(key)
+    options = project.options()
+    own: dict[str, float] = {}
+    if version is not None:
+        own = dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))
 
     def row(tag: TagCounts) -> dict[str, Any]:
         given = options.threshold_of([tag.tag], served.learned)
@@ -48,10 +52,14 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
         for each in records
         if each.lineage and (figures := plotted(each)) and (parent := each.lineage.parent) in counts
     ]
+
     saving = expected_saving(steps)
     drift = None if version is None else _drift(jobs, settings, project, version)
     facts = [{"version": BASE, "state": "", "verdict": "the bundle without any version"}, *map(_facts, records)]
-    counted = [statistics.by_version.get(each["version"], (count_edits(()), ())) for each in facts]
+    versions = []
+    for fact in facts:
+        edits, tags = statistics.by_version.get(fact["version"], (count_edits(()), ()))
+        versions.append({**fact, **edits, "tags": [*map(row, tags)]})
     return {
         "project": str(key),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -60,9 +68,7 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
         "agreement": statistics.agreement,
         "problem": statistics.problem,
         "days": {str(day): edits for day, edits in statistics.edits_by_day.items()},
-        "versions": [
-            {**fact, **edits, "tags": [*map(row, tags)]} for fact, (edits, tags) in zip(facts, counted, strict=True)
-        ],
+        "versions": versions,
         "tags": [*map(row, statistics.tags)],
         "saving_per_100_photos": saving,
         "stop": None if saving is None else saving < WORTH_IT,
@@ -71,14 +77,17 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
 
 
 def report_values(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
-    """What `report.html` shows: the report, its plots, tables of tags, and sentences."""
+    """What `report.html` shows: the report, its plots, tables and sentences."""
     report = project_report(jobs, settings, project)
     days = {date.fromisoformat(day): each["edits"] / each["photos"] for day, each in report["days"].items()}
+    last_day = max(days, default=datetime.now(UTC).date())
+    versions = jobs.versions.list(project.key)
+    by_version = [(each["version"], each["tags"]) for each in report["versions"]]
     return {
         "report": report,
-        "days": bars_per_day(days, max(days, default=datetime.now(UTC).date()), "Edits per photo"),
-        "plot": before_and_after([row for each in jobs.versions.list(project.key) if (row := plotted(each))]),
-        "tables": [("All", report["tags"]), *((each["version"], each["tags"]) for each in report["versions"])],
+        "days": bars_per_day(days, last_day, "Edits per photo"),
+        "plot": before_and_after([row for each in versions if (row := plotted(each))]),
+        "tables": [("All", report["tags"]), *by_version],
         "sentences": list(_sentences(report)),
     }
 
@@ -86,38 +95,36 @@ def report_values(jobs: JobService, settings: Settings, project: Project) -> dic
 def html_report(jobs: JobService, settings: Settings, project: Project) -> str:
     """The report as a page without any outside file."""
     folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader([folder / "templates", folder / "static"]), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("report.html").render(
-        layout="file.html", share=share, **report_values(jobs, settings, project)
-    )
+    loader = FileSystemLoader([folder / "templates", folder / "static"])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    values = report_values(jobs, settings, project)
+    return environment.get_template("report.html").render(layout="file.html", share=share, **values)
 
 
 def plotted(record: VersionRecord) -> tuple[str, float, float, bool] | None:
-    """A version's name, edits per photo before and after, whether it was accepted; None: unknown."""
-    lineage = record.lineage
-    if lineage is None or not {"edits"} <= lineage.metrics_before.keys() & lineage.metrics_after.keys():
+    """Name, edits per photo before and after, whether accepted; None: unknown."""
+    if (lineage := record.lineage) is None:
         return None
-    return record.name, lineage.metrics_before["edits"], lineage.metrics_after["edits"], record.outcome == "accept"
+    before, after = lineage.metrics_before.get("edits"), lineage.metrics_after.get("edits")
+    if before is None or after is None:
+        return None
+    return record.name, before, after, record.outcome == "accept"
 
 
 def expected_saving(steps: Sequence[tuple[int, int, float]]) -> float | None:
-    """Edits per photo that `MORE` photos may save: a learning curve a + b / sqrt(n), plus a standard error.
+    """Edits per photo that `MORE` photos may save, plus a standard error.
 
-    What a version saves over its parent is measured on the same photos, and so
-    has far less noise than the edits of each. b is fitted to these differences
-    by least squares, weighted by their photos, of which each is taken to have
-    a standard deviation of one edit.
+    The learning curve is a + b / sqrt(n). What a version saves over its parent
+    is measured on the same photos, with little noise: b is fitted to these
+    differences by least squares, weighted by photos. The standard deviation of
+    a photo is taken as one edit.
 
     Args:
-        steps: of each version the number of photos that its parent has learned
-            from, its own, which is larger, and the edits per photo that it
-            saves.
+        steps: of each version the photos that its parent has learned from, its
+            own, and the edits per photo that it saves.
 
     Returns:
-        At least 0; None for fewer than two versions that were compared with
-        another one.
+        At least 0; None for fewer than two versions with a parent.
     """
     steps = [each for each in steps if 0 < each[0] < each[1]]
     if len(steps) < 2:
@@ -135,7 +142,8 @@ def share(value: float | None) -> str:
 
 
 def _facts(record: VersionRecord) -> dict[str, Any]:
-    row, made = plotted(record), record.recorded_at.isoformat(timespec="seconds")
+    row = plotted(record)
+    made = record.recorded_at.isoformat(timespec="seconds")
     edits = {"edits_before": row and row[1], "edits_after": row and row[2]}
     verdict = str(record.verdict.get("reason") or record.outcome)
     return {"version": record.name, "state": record.state, "made": made, "verdict": verdict, **edits}
@@ -167,5 +175,6 @@ def _drift(jobs: JobService, settings: Settings, project: Project, version: Vers
     by_task = jobs.ledger.shown(project.key, version=version.name, limit=2 * MOST_NEW).values()
     shown = sorted((first for first, *_ in by_task), key=lambda each: each.shown_at)
     images = dict.fromkeys(image.sha256 for each in shown for image in each.images)
-    cached = (found for sha256 in list(images)[:MOST_NEW] if (found := loader.cached(sha256)) is not None)
-    return drift_since(version.files, ((each.sha256, each.tokens[0]) for each in cached if each.tokens is not None))
+    cached = map(loader.cached, list(images)[:MOST_NEW])
+    tokens = ((each.sha256, each.tokens[0]) for each in cached if each is not None and each.tokens is not None)
+    return drift_since(version.files, tokens)
