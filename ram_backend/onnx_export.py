@@ -56,7 +56,7 @@ def export_onnx(
 
 
 def onnx_session(path: Path, threads: int | None) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU; `threads` None: onnxruntime's default.
+    """An `onnxruntime.InferenceSession` on the CPU; `threads` None: its default.
 
     Raises:
         RuntimeError: the file is missing or damaged; names it.

@@ -1,4 +1,4 @@
-"""Bundles: a base model in one directory, written once, opened without reading its weights.
+"""Bundles: a base model in one directory, written once.
 
     bundle.json                    kind, digest, architecture, preprocessing, provenance, ...
     network.safetensors            weights (the starter has ONNX files instead)
@@ -95,7 +95,8 @@ def open_bundle(path: Path) -> Bundle:
         raise BundleNotFound(f"There is no bundle at {path}: see `ram-backend bundles list`.")
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        version, elsewhere = manifest["format"], [name for name in manifest["files"] if Path(name).name != name]
+        version = manifest["format"]
+        elsewhere = [name for name in manifest["files"] if Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"{MANIFEST} can't be read ({error})") from None
     if elsewhere or not manifest["files"]:
@@ -185,7 +186,7 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Makes a directory whole or not at all: the body fills it, then it gets its name.
+    """Makes a directory, whole or not at all, which the body fills.
 
     The caller holds a lock; what a killed writer has left is removed.
     """

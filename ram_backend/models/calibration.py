@@ -14,8 +14,10 @@ from ram_backend.errors import BundleDamaged
 
 FILE = "calibration.safetensors"
 NEUTRAL = 0.5
-"""Threshold of a calibrated tag: of least expected cost where adding one costs as much as removing.
-Other thresholds (the authors', those of best F1 of earlier versions) are not about costs and stay as they are."""
+"""Threshold of a calibrated tag: least expected cost, if adding costs as removing.
+
+Other thresholds, such as the authors', are not about costs and stay.
+"""
 Real = TypeVar("Real", np.float32, np.float64)
 
 
@@ -40,8 +42,10 @@ class Calibration:
     def __post_init__(self) -> None:
         object.__setattr__(self, "slope", np.asarray(self.slope, dtype=np.float32))
         object.__setattr__(self, "offset", np.asarray(self.offset, dtype=np.float32))
-        slopes, offsets = np.append(self.slope, self.new_slope), np.append(self.offset, self.new_offset)
-        if slopes.shape != offsets.shape or not (np.isfinite(slopes) & np.isfinite(offsets) & (slopes > 0)).all():
+        slopes = np.append(self.slope, self.new_slope)
+        offsets = np.append(self.offset, self.new_offset)
+        finite = np.isfinite(slopes).all() and np.isfinite(offsets).all()
+        if slopes.shape != offsets.shape or not finite or not (slopes > 0).all():
             raise BundleDamaged("A calibration needs finite slopes above 0 and offsets. Make the bundle again.")
 
     def __len__(self) -> int:

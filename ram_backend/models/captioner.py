@@ -1,4 +1,4 @@
-"""Captioner of Tag2Text and RAM: BERT over tags and image tokens, and a causal BERT decoder.
+"""Captioner of Tag2Text and RAM: BERT over tags and tokens, causal BERT decoder.
 
 Tag2Text paper, section 3.3 (arXiv 2303.05657): the tags of an image, as one
 text, attend to its tokens; the decoder attends to the result. Weights come by
@@ -49,7 +49,8 @@ class Captioner(nn.Module):
             width = weights["tag_encoder.encoder.layer.0.crossattention.self.key.weight"].shape[1]
             captioner = cls(_config(weights, "tag_encoder"), _config(weights, "text_decoder.bert"), width)
         state = dict(weights)
-        for name, bert in (("tag_encoder", captioner.tag_encoder), ("text_decoder.bert", captioner.text_decoder.bert)):
+        parts = {"tag_encoder": captioner.tag_encoder, "text_decoder.bert": captioner.text_decoder.bert}
+        for name, bert in parts.items():
             types = f"{name}.embeddings.token_type_embeddings.weight"
             state[types] = torch.zeros(captioner.get_parameter(types).shape)  # the authors have none
             bert.embeddings.position_ids = torch.arange(bert.config.max_position_embeddings)[None]
@@ -105,10 +106,11 @@ def _config(weights: Mapping[str, Tensor], part: str) -> BertConfig:
     """The numbers of a part, from the shapes of its weights."""
     words, hidden = weights[f"{part}.embeddings.word_embeddings.weight"].shape
     layers = f"{part}.encoder.layer."
+    numbers = {name[len(layers) :].split(".")[0] for name in weights if name.startswith(layers)}
     return BertConfig(
         vocab_size=words,
         hidden_size=hidden,
-        num_hidden_layers=len({name[len(layers) :].split(".")[0] for name in weights if name.startswith(layers)}),
+        num_hidden_layers=len(numbers),
         num_attention_heads=max(1, hidden // HEAD_WIDTH),
         intermediate_size=len(weights[f"{layers}0.intermediate.dense.bias"]),
         max_position_embeddings=len(weights[f"{part}.embeddings.position_embeddings.weight"]),

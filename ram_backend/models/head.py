@@ -116,9 +116,8 @@ class HeadLayer(nn.Module):
         """Queries (B, L, H), and their projection by `query`, to (B, L, H)."""
         dropout = self.dropout if self.training else 0.0
         queries = self._split(projected)
-        return self.after_attention(
-            hidden, functional.scaled_dot_product_attention(queries, *memory, dropout_p=dropout)
-        )
+        attended = functional.scaled_dot_product_attention(queries, *memory, dropout_p=dropout)
+        return self.after_attention(hidden, attended)
 
     def attention(self, projected: Tensor, memory: KeysValues) -> Tensor:
         """Attention weights (B, heads, L, T) of projected queries (B, L, H)."""
@@ -157,7 +156,9 @@ class TaggingHead(nn.Module):
 
         `rows`: (L,) int64, the tag of each embedding, for "per_tag" heads only.
         """
-        hidden = label_embeddings if self.projection is None else functional.relu(self.projection(label_embeddings))
+        hidden = label_embeddings
+        if self.projection is not None:
+            hidden = functional.relu(self.projection(label_embeddings))
         projected = self.layers[0].query(hidden)
         if self.config.classifier == "shared":
             return TagQueries(hidden, projected)

@@ -54,8 +54,7 @@ RELEASES: dict[Released, Release] = {
     "ram": Release(f"{_AUTHORS}/recognize_anything_model", "ram_swin_large_14m.pth", *_RAM_LISTS),
     "tag2text": Release(f"{_AUTHORS}/recognize_anything_model", "tag2text_swin_14m.pth", _TAG2TEXT_LIST, None),
 }
-"""As the authors' README names them; those of RAM and Tag2Text are also in their demo space
-"spaces/xinyu1205/recognize-anything"."""
+"""As the authors' README names them."""
 
 
 def pull(

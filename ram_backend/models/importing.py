@@ -1,4 +1,4 @@
-"""Import of an official weight file: no code of it runs, every key is checked."""
+"""Import of an official weight file; no code of it runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TAG2TEXT_THRESHOLDS = {2701: 0.7, 2828: 0.7, 1167: 0.7}
 """The authors' exceptions in Tag2Text's list: person, man, woman."""
 
 TAG2TEXT_DELETED = (127, 2961, 3351, 3265, 3338, 3355, 3359)
-"""Switched off by the authors in Tag2Text: quarter, back, two, three, four, five, one."""
+"""Tags that the authors switched off in Tag2Text: quarter, back, one to five."""
 
 NEW_TAG_THRESHOLD = 0.5
 

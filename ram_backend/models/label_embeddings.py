@@ -1,4 +1,4 @@
-"""Memory-mapped label embeddings of a bundle: only the asked tags' rows are read."""
+"""Memory-mapped label embeddings of a bundle."""
 
 from __future__ import annotations
 

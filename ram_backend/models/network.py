@@ -1,10 +1,9 @@
-"""Protocol of a network (encode images, select tags, compute logits), and its loading.
+"""Protocol of a network (encode, select tags, compute logits), and its loading.
 
 A version may bring a fine-tuned tagging head. Its file holds every tensor of
 the head by its name, or LoRA factors: `<name>.a` (r, in) and `<name>.b` (out,
 r), whose product b a is added to the bundle's weight `<name>`. The tuned
-network shares all else, and `encoder_id`, with the bundle's. No import here
-loads torch.
+network shares all else with the bundle's. No import here loads torch.
 """
 
 from __future__ import annotations

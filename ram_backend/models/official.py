@@ -41,9 +41,8 @@ _LAYER = "tagging_head.encoder.layer"
 def part_of(key: str) -> Part:
     """Which part of a model a tensor is in; structural ones are computed.
 
-    Tied ones are second names: layers 0 and 1 of the tag encoder share all but
-    self-attention with the tagging head, the decoder's last layer its weight
-    and bias with others of the decoder.
+    Tied ones are second names: the tag encoder shares layers 0 and 1, but for
+    self-attention, with the tagging head, and the decoder its last layer.
     """
     if any(part in key for part in _STRUCTURAL):
         return "structural"

@@ -23,10 +23,10 @@ from ram_backend.models.label_embeddings import Entry, FloatArray, LabelEmbeddin
 from ram_backend.models.ram import Architecture, LabelBlock, TaggingNetwork
 
 PAIRS_AT_ONCE = 8192
-"""Pairs of image and tag in the head together: bounds its memory to some 100 MB."""
+"""Pairs of image and tag in the head together: some 100 MB."""
 
 DESCRIBED_AT_ONCE = 512
-"""Tags with descriptions in the head together: 51 rows of width 512 take 53 MB."""
+"""Tags with descriptions in the head together: 53 MB."""
 
 RESIDENT_ROWS = DESCRIBED_AT_ONCE * 51
 """Label rows of a selection that stay in memory; others are read as needed."""
@@ -119,7 +119,8 @@ class TorchNetwork:
             return TorchQueries(tuple(tags), fixed=self._module.queries(labels, None))
         few = sum(self._labels.count(entry) for entry in tags) <= RESIDENT_ROWS
         resident = tags and (few or self._device.type != "cpu")
-        return TorchQueries(tuple(tags), labels=self._module.label_block(self._labels, tags) if resident else None)
+        labels = self._module.label_block(self._labels, tags) if resident else None
+        return TorchQueries(tuple(tags), labels=labels)
 
     @torch.inference_mode()
     def logits(self, tokens: FloatArray, queries: TorchQueries) -> FloatArray:
@@ -169,7 +170,7 @@ class TorchNetwork:
 
 
 def load_module(bundle: Bundle) -> TaggingNetwork:
-    """A bundle's network as a torch module on the CPU, fp32, in evaluation mode.
+    """A bundle's network as a torch module: CPU, fp32, evaluation mode.
 
     The weights are private pages of the bundle's file: changing them never
     changes the bundle.
@@ -189,7 +190,8 @@ def torch_device(name: str) -> torch.device:
     """A setting's device, "auto": CUDA if any; SettingsError: it is missing."""
     if name == "cuda" and not torch.cuda.is_available():
         raise SettingsError("The device is cuda, and torch finds none: set RAM_DEVICE=auto, or check the driver.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    on_gpu = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if on_gpu else "cpu")
 
 
 def fixed_precision(name: str, device: torch.device) -> FixedPrecision:
@@ -206,7 +208,8 @@ def _is_emulated(precision: Literal["bf16", "fp16"]) -> bool:
     """Whether this CPU has no instructions for products in that precision."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         names = {"bf16": ("avx512_bf16", "amx_tile"), "fp16": ("amx_fp16",)}[precision]
-        return not any(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in names)
+        checks = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in names)
+        return not any(check() for check in checks)
     return not getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()
 
 

@@ -8,11 +8,10 @@ A token is the photo's or that of a cell of a 5 x 5 grid, with these features:
     colour       6  mean and spread of red, green, blue (normalised pixels)
 
 Prior: the encoder's own classifier gives probabilities of 1,000 classes on the
-whole photo and on 25 parts of it. A tag takes them with weights: 1 for classes
-that are kinds of it (known from WordNet and from names), and a little for
-classes whose description means something similar. Its logarithm, compared with
-that of the reference photos (the background), is the tag's evidence. Nothing
-here was fitted to labels.
+whole photo and on 25 parts of it. A tag takes them with weights: 1 for kinds of
+it (by WordNet and by name), and a little for classes of similar description.
+Its logarithm, compared with that of the reference photos (the background), is
+the tag's evidence. Nothing here was fitted to labels.
 
 Probe: a direction in the encoder's features, fitted by the build in closed
 form. A tag without one gets a mean over those with a similar text by kernel
@@ -51,12 +50,12 @@ TEMPERATURE = 0.06
 TEXT_SHARE = 0.2
 """Weight of all similar classes together, where a kind of the tag has 1."""
 SPREAD_FLOOR = 0.15
-"""Added to the spread of evidence: bounds that of a tag in no reference photo."""
+"""Added to the spread of evidence, for a tag in no reference photo."""
 
 KERNEL_BANDWIDTH = 0.1
 """Length scale of the kernel, in cosine distance."""
 NOISE = 0.3
-"""Noise of a probe with very many photos, relative; doubles at `PSEUDO_COUNT` photos."""
+"""Relative noise of a probe with many photos; doubles at `PSEUDO_COUNT` photos."""
 PSEUDO_COUNT = 20
 
 

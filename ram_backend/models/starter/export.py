@@ -87,7 +87,7 @@ def _colours(pixels: Tensor) -> Tensor:
 
 
 def load_encoder(weights: Path) -> tuple[StarterEncoder, FloatArray, FloatArray]:
-    """Encoder in evaluation mode; weight (1000, 1280) and bias (1000,) of its classifier.
+    """Encoder; weight (1000, 1280) and bias (1000,) of its classifier.
 
     Its tensors have other names than timm's, but come in the same order with
     the same shapes.
@@ -98,7 +98,8 @@ def load_encoder(weights: Path) -> tuple[StarterEncoder, FloatArray, FloatArray]
     backbone = timm.create_model("tf_efficientnet_lite2", pretrained=False)
     backbone.load_state_dict(dict(zip(backbone.state_dict(), tensors.values(), strict=True)))
     classifier: Any = backbone.classifier
-    weight, bias = classifier.weight.detach().numpy().copy(), classifier.bias.detach().numpy().copy()
+    weight = classifier.weight.detach().numpy().copy()
+    bias = classifier.bias.detach().numpy().copy()
     return StarterEncoder(backbone.eval()).eval(), weight, bias
 
 
@@ -129,7 +130,8 @@ class _Scorer(_OfHead):
 def load_head(config: HeadConfig, arrays: dict[str, NDArray[Any]]) -> TaggingHead:
     """The tagging head with these weights, in evaluation mode, float32."""
     head = TaggingHead(config)
-    head.load_state_dict({name: torch.from_numpy(np.array(array, dtype=np.float32)) for name, array in arrays.items()})
+    floats = {name: np.array(array, dtype=np.float32) for name, array in arrays.items()}
+    head.load_state_dict({name: torch.from_numpy(array) for name, array in floats.items()})
     return head.eval()
 
 
@@ -156,7 +158,7 @@ def export_head(head: TaggingHead, queries_path: Path, scorer_path: Path) -> Non
 
 
 class StarterModule(nn.Module):
-    """The starter for training: its head learns; encoder, probes, prior run in ONNX."""
+    """The starter for training: its head learns, the rest runs in ONNX."""
 
     def __init__(self, bundle: Bundle, weights: Path) -> None:
         """Takes a starter bundle and its head's weights as safetensors."""
@@ -169,7 +171,7 @@ class StarterModule(nn.Module):
         return torch.from_numpy(self._starter.encode(images.numpy()))
 
     def label_block(self, labels: LabelEmbeddings, entries: Sequence[Entry]) -> LabelBlock:
-        """Text embeddings of L tags, of length 1, which the module is about from now on."""
+        """Text embeddings of L tags, which the module scores from now on."""
         self._queries = self._starter.select(entries)
         return LabelBlock(torch.from_numpy(unit_rows(labels.means(entries)))[:, None])
 

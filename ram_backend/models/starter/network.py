@@ -48,7 +48,7 @@ COMPONENTS = ("head", "probe", "prior")
 _PIXEL_BATCH = 16
 _PAIRS_AT_ONCE = 40_000
 CENTRE_PRIOR = 5.0
-"""Fall of evidence with the squared distance from the centre, in sizes of the image."""
+"""Fall of evidence with the squared distance from the centre."""
 
 _NO_CLASSES: NDArray[np.int32] = np.empty(0, dtype=np.int32)
 
@@ -98,19 +98,22 @@ class StarterNetwork:
             self._head_queries = onnx_session(directory / HEAD_QUERIES, threads)
             self._head = onnx_session(directory / HEAD, threads)
             self._labels = LabelEmbeddings.open(directory)
-            classifier, prior = load_file(directory / CLASSIFIER), load_file(directory / PRIOR)
-            background, probes = load_file(directory / BACKGROUND), load_file(directory / PROBES)
+            classifier = load_file(directory / CLASSIFIER)
+            prior = load_file(directory / PRIOR)
+            background = load_file(directory / BACKGROUND)
+            probes = load_file(directory / PROBES)
+
             self.classifier = Classifier(classifier["weight"], classifier["bias"])
             self.class_embeddings = prior["class_embeddings"].astype(np.float32)
-            self._prior_mean, self._prior_spread = background["mean"], background["spread"]
+            self._prior_mean = background["mean"]
+            self._prior_spread = background["spread"]
             self._background = background_evidence(prior["reference_classes"], prior["reference_values"])
             self._classes = np.split(prior["classes"], np.cumsum(prior["class_counts"])[:-1])
             self._own_mixing = probes["mixing"]
             rows = probes["rows"].tolist()
             self._probe_of = {row: place for place, row in enumerate(rows)}
-            self._probes = Probes(
-                probes["weight"].astype(np.float32), probes["bias"], self._labels.means(rows), probes["counts"]
-            )
+            weight, texts = probes["weight"].astype(np.float32), self._labels.means(rows)
+            self._probes = Probes(weight, probes["bias"], texts, probes["counts"])
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             raise BundleDamaged(f"{directory} can't be loaded ({error}). Remove it: it is made again.") from None
 
@@ -151,7 +154,8 @@ class StarterNetwork:
     def component_logits(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
         """The parts of the logits before mixing: (3, B, L), ordered as `COMPONENTS`."""
         tokens = np.ascontiguousarray(tokens, dtype=np.float32)
-        head = self._head.run(None, {"tokens": tokens, "hidden": queries.hidden, "projected": queries.projected})[0]
+        inputs = {"tokens": tokens, "hidden": queries.hidden, "projected": queries.projected}
+        head = self._head.run(None, inputs)[0]
         probe = features_of(tokens) @ queries.probe_weight.T + queries.probe_bias
         prior = queries.prior.scores(self.classifier.class_probabilities(tokens))
         return np.stack([head, probe, prior])
@@ -167,7 +171,7 @@ class StarterNetwork:
         return (maps.reshape(-1, GRID, GRID, len(queries)) - centre[:, :, None]).astype(np.float32)
 
     def _prior(self, embeddings: FloatArray, known: Sequence[int | None]) -> PriorTags:
-        """Class weights; background statistics are looked up, or measured for new tags."""
+        """Class weights, and background statistics, measured for new tags."""
         classes = [_NO_CLASSES if row is None else self._classes[row] for row in known]
         weights = class_weights(embeddings, classes, self.class_embeddings)
         rows = [0 if row is None else row for row in known]
