@@ -28,13 +28,13 @@ BoolArray = NDArray[np.bool_]
 RESAMPLES = 1000
 """Bootstrap samples."""
 CALIBRATION_FLOOR = 0.05
-"""Pairs scored no higher stay out of the calibration error: sure negatives hide the rest."""
+"""Pairs scored no higher stay out: sure negatives hide the rest."""
 BINS = 15
 """Bins of calibration error and reliability diagram."""
 
 
 def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> FloatArray:
-    """Average precision of each tag's ranking of images, as scikit-learn's `average_precision_score`.
+    """Average precision of each tag, as scikit-learn's `average_precision_score`.
 
     AP = sum over distinct scores, from high to low, of (recall gained) x
     (precision there), not interpolated.
@@ -44,7 +44,8 @@ def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: Array
     """
     scores_, labels_, known_ = _checked(scores, labels, known)
     weights = np.ones((1, len(scores_)))
-    result = [_average_precision(scores_, labels_, known_, tag, weights)[0] for tag in range(scores_.shape[1])]
+    tags = range(scores_.shape[1])
+    result = [_average_precision(scores_, labels_, known_, tag, weights)[0] for tag in tags]
     return np.array(result, dtype=np.float64)
 
 
@@ -60,7 +61,8 @@ def mean_average_precision(
     counted = (labels_ & known_).sum(axis=0) >= min_positives
     if not counted.any():
         return float("nan")
-    return float(average_precision_per_tag(scores_[:, counted], labels_[:, counted], known_[:, counted]).mean())
+    columns = (each[:, counted] for each in (scores_, labels_, known_))
+    return float(average_precision_per_tag(*columns).mean())
 
 
 def micro_average_precision(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> float:
@@ -99,7 +101,7 @@ def precision_recall_f1(
 def ram_figures(
     scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, known: ArrayLike | None = None
 ) -> dict[str, float]:
-    """Figures as RAM's `batch_inference.py` computes them: "mAP", "CP" and "CR", each in [0, 1].
+    """Figures of RAM's `batch_inference.py`: "mAP", "CP" and "CR", each in [0, 1].
 
     All are plain means over all L tags: a tag without positives counts as 0.
     AP is the sum over right images of the precision at their rank, divided by
@@ -126,7 +128,7 @@ def edits(
     known: ArrayLike | None = None,
     add_costs: ArrayLike = 1.0,
 ) -> FloatArray:
-    """An annotator's edits of each image: ticks removed plus tags added times their cost.
+    """Edits of each image: ticks removed plus tags added times their cost.
 
     Args:
         scores: (N, L), on the scale of the thresholds.
@@ -196,7 +198,7 @@ def bootstrap(
     weights: FloatArray,
     min_positives: int = 3,
 ) -> dict[str, FloatArray]:
-    """Figures of resampled images (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", 6 and 13).
+    """Figures of resampled images (Efron and Tibshirani 1993, chapters 6 and 13).
 
     Args:
         scores: (N, L).
@@ -217,7 +219,8 @@ def bootstrap(
     precisions, tags = np.zeros(len(weights)), np.zeros(len(weights))
     for tag in counted:
         values = _average_precision(scores_, labels_, known_, tag, weights)
-        precisions, tags = precisions + np.nan_to_num(values), tags + np.isfinite(values)
+        precisions += np.nan_to_num(values)
+        tags += np.isfinite(values)
     best = _ratio(weights @ np.nan_to_num(shares), weights @ np.isfinite(shares))
     found = {"mAP": _ratio(precisions, tags), "precision_at_5": best}
     if thresholds is None:
@@ -238,7 +241,7 @@ def interval(resampled: FloatArray) -> tuple[float, float]:
 
 
 def paired_p_value(first: FloatArray, second: FloatArray) -> float:
-    """Two-sided bootstrap p-value in (0, 1] of a difference, from (B,) figures of the same resamples.
+    """Two-sided bootstrap p-value in (0, 1] of a difference, from paired (B,) figures.
 
     nan where no resample has both.
     """
@@ -252,7 +255,7 @@ def paired_p_value(first: FloatArray, second: FloatArray) -> float:
 def _average_precision(
     scores: FloatArray, labels: BoolArray, known: BoolArray, tag: int | np.intp, weights: FloatArray
 ) -> FloatArray:
-    """(B,) average precision of one tag, by weights (B, N) of images; nan without a positive."""
+    """(B,) average precision of a tag, by weights (B, N); nan without a positive."""
     rows = np.flatnonzero(known[:, tag])
     rows = rows[np.argsort(-scores[rows, tag], kind="stable")]
     if not labels[rows, tag].any():
@@ -298,10 +301,15 @@ def _calibration_sums(
         )
     rows, tags = np.nonzero(known_ & (scores_ > CALIBRATION_FLOOR))
     score = scores_[rows, tags]
-    bin_of = np.clip(np.searchsorted(np.linspace(0.0, 1.0, BINS + 1), score, side="right") - 1, 0, BINS - 1)
-    place, counted = rows * BINS + bin_of, (score, labels_[rows, tags], np.ones(len(rows)))
-    sums = [np.bincount(place, each, len(scores_) * BINS).astype(np.float64).reshape(-1, BINS) for each in counted]
-    return sums[0], sums[1], sums[2]
+    edges = np.linspace(0.0, 1.0, BINS + 1)
+    bin_of = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, BINS - 1)
+    place = rows * BINS + bin_of
+
+    def summed(values: NDArray[Any]) -> FloatArray:
+        sums = np.bincount(place, values, len(scores_) * BINS)
+        return sums.astype(np.float64).reshape(-1, BINS)
+
+    return summed(score), summed(labels_[rows, tags]), summed(np.ones(len(rows)))
 
 
 def _ratio(above: ArrayLike, below: ArrayLike) -> FloatArray:

@@ -5,10 +5,9 @@
 is a logistic regression per tag whose coefficients are drawn towards common
 ones (a mixed-effects model fitted by penalised likelihood; Gelman and Hill
 2007, chapter 14): a frequent tag has coefficients of its own, a rare one is
-shrunk to the common ones, and with few images in all the common ones stay near
-the bundle's own curve: offset 0. Here z is the bundle's calibrated log-odds and
-u a trainer's score of images that it was not fitted on, so that
-`residual_scale` is unbiased.
+shrunk to the common ones, which with few images stay near the bundle's curve.
+Here z is the bundle's calibrated log-odds and u a trainer's score of images
+that it was not fitted on, so that `residual_scale` is unbiased.
 
 Shapes: N images, L tags.
 """
@@ -24,17 +23,17 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 START = (0.5, 0.0)
-"""Common residual_scale and offset where nothing is known; u has a mean square of 1."""
+"""Common residual_scale and offset where nothing is known."""
 COMMON_PRECISION = (1.0, 0.3)
-"""Precisions (inverse variances) of the Gaussian priors of the common coefficients."""
+"""Inverse variances of the Gaussian priors of the common coefficients."""
 OWN_PRECISION = (30.0, 0.3)
-"""The same for the difference of a tag's own coefficients from the common ones."""
+"""The same for a tag's own coefficients minus the common ones."""
 PAIRS_AT_ONCE = 100_000
-"""Pairs, about, for the common coefficients; a tag's own take all of its pairs."""
+"""Pairs, about, that the common coefficients are fitted to."""
 OFFSET_SD = 0.7
 """Standard deviation of the prior of a tag's offset, in log-odds."""
 CLEAR_EVIDENCE = 1.5
-"""Posterior standard deviations to exceed: half as many photos then prove a gain."""
+"""Posterior standard deviations that an offset has to exceed."""
 SLOPES = (0.25, 4.0)
 """Bounds of the common slope of a bundle that was never calibrated."""
 
@@ -46,11 +45,10 @@ _FIXED = 1e12
 def pair_weights(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
     """How much each pair counts when probabilities are fitted, (N, L) in [0, 1].
 
-    Of one tag all known pairs count alike, else the tag's rate would be wrong:
-    where a "no" is believed half as much as a "yes", scores would come out
-    twice as high as what people then tick. They count half-way between how much
-    the tag's positives and how much its negatives are believed; without
-    positives it is as much as its negatives.
+    Of one tag all known pairs count alike: were a "no" to count half as much as
+    a "yes", scores would be twice as high as what people then tick. Their
+    weight is half-way between those of the tag's positives and its negatives;
+    without positives it is that of its negatives.
     """
     known = weights > 0
 
@@ -108,7 +106,7 @@ def fit_tag_calibrations(
 
 
 def fit_offsets(z: NDArray[np.float32], labels: BoolArray, pair_weight: FloatArray) -> FloatArray:
-    """Offsets of the tags with clear evidence; all others keep the bundle's calibration.
+    """Offsets of the tags with clear evidence; others keep the bundle's calibration.
 
     MAP estimate per tag of sigmoid(z + offset) under a Gaussian prior of mean 0
     and standard deviation `OFFSET_SD`; an offset below `CLEAR_EVIDENCE`
@@ -122,7 +120,8 @@ def fit_offsets(z: NDArray[np.float32], labels: BoolArray, pair_weight: FloatArr
     Returns:
         (L,).
     """
-    offset, precision = np.zeros(z.shape[1]), np.full(z.shape[1], OFFSET_SD**-2)
+    offset = np.zeros(z.shape[1])
+    precision = np.full(z.shape[1], OFFSET_SD**-2)
     for _ in range(_STEPS):
         score = sigmoid(z + offset)
         precision = (pair_weight * score * (1 - score)).sum(axis=0) + OFFSET_SD**-2
@@ -161,7 +160,8 @@ def _fit_common(
     known = pair_weight > 0
     if not (labels & known).any() or not (~labels & known).any():
         return None, 0.0
-    tags, most = np.flatnonzero(known.any(axis=0)), max(1, PAIRS_AT_ONCE // len(labels))
+    tags = np.flatnonzero(known.any(axis=0))
+    most = max(1, PAIRS_AT_ONCE // len(labels))
     if len(tags) > most:
         by_count = tags[np.argsort((labels & known).sum(axis=0)[tags], kind="stable")]
         places = np.linspace(len(by_count) - 1, 0, most).round().astype(np.int64)  # with the most frequent one
@@ -188,24 +188,25 @@ def _fit(
         scale, offset = (common + shift).T
         right = sigmoid(sign * (known + scale * x + offset))
         loss = -float((weight * np.log(np.maximum(right, 1e-300))).sum())
-        return right, loss + 0.5 * float((precision * (common - centre) ** 2).sum() + (own_precision * shift**2).sum())
+        penalty = (precision * (common - centre) ** 2).sum() + (own_precision * shift**2).sum()
+        return right, loss + 0.5 * float(penalty)
 
     right, current = at(common, shift)
     for _ in range(_STEPS):
-        residual, curvature = weight * sign * (right - 1), weight * right * (1 - right)
+        residual = weight * sign * (right - 1)
+        curvature = weight * right * (1 - right)
         gradient = np.stack([(residual * x).sum(axis=0), residual.sum(axis=0)], axis=1)
         mixed = (curvature * x).sum(axis=0)
-        hessian = np.stack([(curvature * x * x).sum(axis=0), mixed, mixed, curvature.sum(axis=0)], axis=1).reshape(
-            -1, 2, 2
-        )
+        second = (curvature * x * x).sum(axis=0)
+        hessian = np.stack([second, mixed, mixed, curvature.sum(axis=0)], axis=1).reshape(-1, 2, 2)
         eliminated = np.linalg.solve(
             hessian + np.diag(own_precision),
             np.concatenate([hessian, (gradient + own_precision * shift)[:, :, None]], axis=2),
         )
-        schur = hessian.sum(axis=0) + np.diag(precision) - np.einsum("lpq,lqr->pr", hessian, eliminated[:, :, :2])
-        rhs = (
-            gradient.sum(axis=0) + precision * (common - centre) - np.einsum("lpq,lq->p", hessian, eliminated[:, :, 2])
-        )
+        schur = hessian.sum(axis=0) + np.diag(precision)
+        schur -= np.einsum("lpq,lqr->pr", hessian, eliminated[:, :, :2])
+        rhs = gradient.sum(axis=0) + precision * (common - centre)
+        rhs -= np.einsum("lpq,lq->p", hessian, eliminated[:, :, 2])
         step = np.linalg.solve(schur, rhs)
         shift_step = eliminated[:, :, 2] - np.einsum("lpq,q->lp", eliminated[:, :, :2], step)
         length = 1.0
@@ -215,7 +216,9 @@ def _fit(
             tried, cost = at(common - length * step, shift - length * shift_step)
         if cost > current:
             break
-        common, shift, right = common - length * step, shift - length * shift_step, tried
+        common = common - length * step
+        shift = shift - length * shift_step
+        right = tried
         settled = current - cost <= _TOLERANCE * max(1.0, abs(current))
         current = cost
         if settled:

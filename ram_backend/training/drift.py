@@ -1,4 +1,4 @@
-"""Conformal test martingales on image features: are new photos like those of a fit? Pure.
+"""Conformal test martingales: are new photos like those of a fit? Pure.
 
 Shapes: N images of the fit, M new images, F features.
 """
@@ -33,11 +33,10 @@ def drift_of(fit: NDArray[np.floating], new: NDArray[np.floating], *, rate: floa
     """Tests each feature as the images come.
 
     The conformal p-value of a new image is its randomised rank among the fit's
-    images and the new ones so far: uniform, and independent of the earlier
-    ones, as long as all are drawn alike. A martingale bets against that with a
-    slope that jumps between up, down and none (the "simple jumper" of Vovk et
-    al. 2021, "Retrain or not retrain"). It exceeds F / `rate` with probability
-    `rate` / F at most (Ville's inequality), however long one looks.
+    images and the new ones so far: uniform and independent, as long as all are
+    drawn alike. A martingale bets against that with a slope that jumps between
+    up, down and none (the "simple jumper", Vovk et al. 2021). It exceeds
+    F / `rate` with probability `rate` / F at most (Ville's inequality).
 
     Args:
         fit: (N, F).
@@ -46,7 +45,8 @@ def drift_of(fit: NDArray[np.floating], new: NDArray[np.floating], *, rate: floa
         seed: breaks ties.
     """
     new = new[:MOST_NEW]
-    drawn, seen = np.random.default_rng([_STREAM, seed]), np.concatenate([fit, new]).astype(np.float32)
+    drawn = np.random.default_rng([_STREAM, seed])
+    seen = np.concatenate([fit, new]).astype(np.float32)
     capital = np.full((len(_SLOPES), fit.shape[1]), 1 / len(_SLOPES))
     for count, image in enumerate(new, start=1):
         bag = seen[: len(fit) + count]
@@ -60,21 +60,23 @@ def drift_of(fit: NDArray[np.floating], new: NDArray[np.floating], *, rate: floa
 
 
 def write_fit_features(features: NDArray[np.floating], content: Sequence[str]) -> dict[str, bytes]:
-    """The version's file for `drift_since`: evenly spaced parts of features (N, F), N sha256."""
+    """The version's file for `drift_since`: parts of features (N, F), N sha256."""
     from safetensors.numpy import save
 
     rows = np.linspace(0, len(features) - 1, min(len(features), MOST_IMAGES)).astype(np.int64)
     kept = np.ascontiguousarray(features[rows, :: _step(features.shape[1])], dtype=np.float16)
-    return {FILE: save({"features": kept, "content": np.array([_short(each) for each in content], dtype=np.uint64)})}
+    short = np.array([_short(each) for each in content], dtype=np.uint64)
+    return {FILE: save({"features": kept, "content": short})}
 
 
 def drift_since(files: Mapping[str, bytes], images: Iterable[tuple[str, NDArray[np.floating]]]) -> Drift:
-    """`drift_of` images after a fit, without its own: sha256 and features (F,), in order."""
+    """`drift_of` images after a fit: sha256 and features (F,), in order."""
     from safetensors.numpy import load
 
     arrays = load(files[FILE])
     fit, seen = arrays["features"], set(arrays["content"].tolist())
-    new = [features[:: _step(len(features))] for sha256, features in images if _short(sha256) not in seen]
+    unseen = (features for sha256, features in images if _short(sha256) not in seen)
+    new = [features[:: _step(len(features))] for features in unseen]
     return drift_of(fit, np.array(new, dtype=np.float16).reshape(-1, fit.shape[1]))
 
 

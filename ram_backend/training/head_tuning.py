@@ -7,9 +7,8 @@ What is minimised, over images of the project:
   + replay of the bundle's own scores on tags outside the project (in eval mode:
   dropout would pass for drift)
 
-Each round starts from the bundle's head and learns from all corrections, so
-those that were withdrawn leave no trace. A fifth of the images is left out: it
-says when to stop, and what the head is worth.
+Each round starts from the bundle's head and learns from all corrections. A
+fifth of the images is left out: it says when to stop, and the head's worth.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from ram_backend.training.selection import Candidate, Progress, fit_candidate
 FloatArray = NDArray[np.float32]
 
 MIN_GROUPS = 30
-"""Groups of near-duplicates below which too few are held out for early stopping."""
+"""Fewest groups of near-duplicates: else too few are held out."""
 HUBER_DELTA = 1.0
 """Log-odds beyond which replay is linear instead of squared."""
 TAGS_AT_ONCE = 192
@@ -48,7 +47,7 @@ IMAGES_AT_ONCE = 64
 OFF_TARGET_TAGS = 300
 """Tags outside the project that the off-target check compares, at most."""
 LORA_TARGETS = r".*layers\.\d+\.(query|key|value|attention_output|up|down)"
-"""Products that get factors; classifier and label projection stay the bundle's."""
+"""Products that get factors; the others stay the bundle's."""
 _ADAPTER = "default"
 
 
@@ -99,7 +98,7 @@ class HeadTrainer:
         return "tuning" if self.rank is None else "low-rank"
 
     def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
-        """As `Trainer` says; None: too few images, or a head that is no better, or harmful.
+        """As `Trainer` says; None: too few images, or the head is no better, or harmful.
 
         Raises:
             BundleDamaged: the bundle's weights can't be read.
@@ -109,20 +108,22 @@ class HeadTrainer:
         groups = training_set.groups
         if len(np.unique(groups)) < MIN_GROUPS:
             return None
-        rest, held = next(
-            GroupShuffleSplit(1, test_size=self.validation, random_state=seed).split(groups, groups=groups)
-        )
+        splitter = GroupShuffleSplit(1, test_size=self.validation, random_state=seed)
+        rest, held = next(splitter.split(groups, groups=groups))
         rest = rest[training_set.known[rest].any(axis=1)]
         if not len(rest):
             return None
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            epoch, files, tuned = _Tuning(self, training_set, rest, held).run(np.random.default_rng(seed), progress)
+            tuning = _Tuning(self, training_set, rest, held)
+            epoch, files, tuned = tuning.run(np.random.default_rng(seed), progress)
         if not files or (self.harmless is not None and not self.harmless(files)):
             return None
         on_top = fit_candidate(replace(training_set.take(held), base=tuned), seed=seed)
-        log_odds, evaluated = training_set.base.copy(), np.zeros(len(training_set), dtype=np.bool_)
-        log_odds[held], evaluated[held] = on_top.log_odds, True
+        log_odds = training_set.base.copy()
+        log_odds[held] = on_top.log_odds
+        evaluated = np.zeros(len(training_set), dtype=np.bool_)
+        evaluated[held] = True
         params: dict[str, Any] = {"epoch": epoch, "rank": self.rank, "replay": self.replay}
         params |= {"on_top": on_top.trainer, **on_top.params}
         return Candidate(on_top.delta, params, log_odds=log_odds, evaluated=evaluated, files=files)
@@ -141,8 +142,10 @@ class _Tuning:
     ) -> None:
         assert training_set.tokens is not None
         self.trainer = trainer
-        self.training_set, self.tokens, self.rest, self.held = training_set, training_set.tokens, rest, held
-        self.entries, self.slope = trainer.subset.entries, trainer.subset.calibration.slope
+        self.training_set, self.tokens = training_set, training_set.tokens
+        self.rest, self.held = rest, held
+        self.entries = trainer.subset.entries
+        self.slope = trainer.subset.calibration.slope
         self.outside = np.setdiff1d(np.arange(len(trainer.bundle.vocabulary)), _rows(self.entries))
         self.outside_slope = trainer.bundle.calibration.slope[self.outside]
         self.labels = LabelEmbeddings.open(trainer.bundle.path)
@@ -209,7 +212,8 @@ class _Tuning:
         """The head as files of a version: all of it, or its LoRA factors."""
         if self.trainer.rank is not None:
             return head_file(LOW_RANK_FILE, factors_of(self.head))
-        return head_file(HEAD_FILE, {name: part.float().cpu().numpy() for name, part in self.head.state_dict().items()})
+        state = self.head.state_dict()
+        return head_file(HEAD_FILE, {name: part.float().cpu().numpy() for name, part in state.items()})
 
     def _replay_photos(self, rng: np.random.Generator) -> Iterator[Tensor]:
         photos = self.trainer.replay_tokens
@@ -247,7 +251,7 @@ class _Tuning:
 
 
 def add_factors(head: nn.Module, rank: int) -> None:
-    """Adds LoRA factors to a head, in place, and freezes the rest; NotAvailable: no peft."""
+    """Adds LoRA factors to a head, freezes the rest; NotAvailable: no peft."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -320,11 +324,14 @@ def off_target_scores(
     """
     rows = np.setdiff1d(np.arange(len(bundle.vocabulary)), _rows(subset.entries))
     drawn = np.sort(np.random.default_rng((seed, 5)).permutation(rows)[:OFF_TARGET_TAGS]).tolist()
-    calibration, parts = bundle.calibration.take(drawn), range(0, len(tokens), IMAGES_AT_ONCE)
+    calibration = bundle.calibration.take(drawn)
     scores = []
     for each in (network, tuned_network(network, files)):
         queries = each.select(drawn)
-        logits = [each.logits(tokens[at : at + IMAGES_AT_ONCE].astype(np.float32), queries) for at in parts]
+        logits = []
+        for start in range(0, len(tokens), IMAGES_AT_ONCE):
+            part = tokens[start : start + IMAGES_AT_ONCE].astype(np.float32)
+            logits.append(each.logits(part, queries))
         scores.append(calibration.scores(np.concatenate(logits)))
     return scores[0], scores[1], bundle.vocabulary.thresholds[drawn]
 

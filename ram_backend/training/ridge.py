@@ -7,9 +7,8 @@ they are many) the ridge smoother is H = U diag(e / (e + s)) U', residuals are
 (I - H) T and weights A' (I - H) T / s (Hastie, Tibshirani, Friedman: The
 Elements of Statistical Learning, 3.4.1 and 5.8.2).
 
-Leave-group-out scores follow without refitting: leaving out a group of images
-G, their residuals are (I - H_GG)^-1 times the fitted ones (ESL 7.10, 5.26, for
-groups instead of single images).
+Leave-group-out scores follow without refitting: without a group of images G,
+residuals are (I - H_GG)^-1 times the fitted ones (ESL 7.10, 5.26, for groups).
 
 Shapes: N images, L tags, F feature width, R rank, E width of text embeddings.
 """
@@ -32,8 +31,7 @@ RANK_FLOOR = 1e-10
 KERNEL_BANDWIDTH = 0.3
 """Length scale of the kernel, in cosine distance of centred text embeddings."""
 NOISE, PSEUDO_COUNT = 0.3, 10
-"""Noise of a tag's weights relative to their own variance: `NOISE` with very many positives, twice that at
-`PSEUDO_COUNT`."""
+"""Relative noise of a tag's weights; doubles at `PSEUDO_COUNT` positives."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def standardised_targets(labels: NDArray[np.bool_], weights: NDArray[np.float32]
 
 
 def residualise(targets: FloatArray, scores: NDArray[np.float32], weights: NDArray[np.float32]) -> FloatArray:
-    """Residuals of the targets after a regression on the bundle's scores, of one slope.
+    """Residuals of the targets after a regression on the bundle's scores.
 
     Args:
         targets: (N, L) from `standardised_targets`.

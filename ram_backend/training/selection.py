@@ -1,8 +1,7 @@
 """Model selection: trainers compete on cross-fitted edits per photo.
 
-Each trainer is fitted on all corrections, and once more without each fold of
-images. What these fits say about the fold that they didn't see is what trainers
-are compared by, and what the gate judges.
+Each trainer is fitted on all corrections, and once more without each fold.
+Trainers are compared, and judged by the gate, on the folds left out.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ class Trainer(Protocol):
         """Stands in a version's lineage."""
 
     def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
-        """Learns from N >= 1 images; equal seeds give equal candidates; None: nothing came of it."""
+        """Learns from N >= 1 images, the same by equal seeds; None: no proposal."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class RecalibrationTrainer:
 
 @dataclass(frozen=True)
 class RidgeTrainer:
-    """Ridge regression per tag, weighed against the bundle by hierarchical Platt scaling.
+    """Ridge regression per tag, beside the bundle by hierarchical Platt scaling.
 
     Ridge strength, scales, and whether weights are smoothed over tags of
     similar meaning, are chosen on leave-group-out scores; where their common
@@ -124,11 +123,13 @@ class RidgeTrainer:
         """As `Trainer` says; nothing here is random."""
         pair_weight = pair_weights(training_set.labels, training_set.weights)
         slope, offset = _base_calibration(training_set, pair_weight)
-        bundle, training_set = training_set, replace(training_set, base=slope * training_set.base + offset)
+        bundle = training_set
+        training_set = replace(training_set, base=slope * training_set.base + offset)
         targets = standardised_targets(training_set.labels, training_set.weights)
         learned = (targets != 0).any(axis=0)
         steps = len(self.strengths) + 2
         progress(self.name, 0, steps)
+
         spectrum = KernelEigen.of(training_set.features)
         tried: dict[float, tuple[float, Ridge, NDArray[np.float64] | None]] = {}
         for strength in self.strengths if learned.any() else self.strengths[-1:]:
@@ -136,15 +137,18 @@ class RidgeTrainer:
             tried[strength] = _weighed(training_set, pair_weight, ridge, learned)
             progress(self.name, len(tried), steps)
         strength = max(tried, key=lambda each: tried[each][0])
-        (likelihood, ridge, common), sharing = tried[strength], False
+        likelihood, ridge, common = tried[strength]
+        sharing = False
         if self.smoothing is not False and training_set.embeddings is not None and learned.sum() > 1:
             positives = (training_set.labels & training_set.known).sum(axis=0) * learned
             residual_targets = residualise(targets, training_set.base, training_set.weights)
-            mixed = smoothed_targets(targets, residual_targets, smoothing_matrix(training_set.embeddings, positives))
+            smoothing = smoothing_matrix(training_set.embeddings, positives)
+            mixed = smoothed_targets(targets, residual_targets, smoothing)
             mixed_ridge = spectrum.ridge(mixed, training_set.groups, strength)
             smoothed = _weighed(training_set, pair_weight, mixed_ridge, learned)
             if self.smoothing or smoothed[0] > likelihood:
-                (_, ridge, common), sharing = smoothed, True
+                _, ridge, common = smoothed
+                sharing = True
         if self.smoothing is None and (common is None or common[0] <= 0):
             return None
         scores = ridge.out_of_group_scores
@@ -182,7 +186,8 @@ def fit_candidate(
         change = compare_edits(edits[best], edits[place], some.groups, seed)
         if change.before - change.after > change.standard_error:
             best = place
-    figures = {each.trainer: {"edits": float(found.mean())} for each, found in zip(candidates, edits, strict=True)}
+    means = (float(found.mean()) for found in edits)
+    figures = {each.trainer: {"edits": mean} for each, mean in zip(candidates, means, strict=True)}
     return replace(candidates[best], cross_validated=figures)
 
 
@@ -216,7 +221,8 @@ def _weighed(
 
 def _base_calibration(training_set: TrainingSet, pair_weight: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
     """Slopes and offsets (L,) that calibrate log-odds; (1, 0) without need."""
-    slope, offset = np.ones(len(training_set.tags), np.float32), np.zeros(len(training_set.tags), np.float32)
+    slope = np.ones(len(training_set.tags), np.float32)
+    offset = np.zeros(len(training_set.tags), np.float32)
     if training_set.calibrated:
         return slope, offset
     at = np.clip(training_set.base_thresholds, 0.01, 0.99)
