@@ -1,10 +1,9 @@
-"""Cross-fitting folds of corrected images: by content hash, near-duplicates in one fold.
+"""Cross-fitting folds of corrected images, by content hash.
 
-The fold of an image follows from its content alone, so it is the same in every
-round, on every machine and in whatever order corrections arrive. So a version
-can be read on its own training images by the fit that left their fold out. A
-later near-duplicate may move a group to another fold: the incumbent then looks
-better than it is on that group, and a successor needs more, never less.
+The fold of an image follows from its content alone: it is the same in every
+round, and a version can be read on its own training images by the fit that left
+their fold out. A later near-duplicate may move a group to another fold: the
+incumbent then looks better than it is, and a successor needs more, never less.
 """
 
 from __future__ import annotations
@@ -18,8 +17,11 @@ from numpy.typing import NDArray
 
 FOLDS = 5
 NEAR_DUPLICATE_BITS = (8, 4, 0)
-"""Bits in which perceptual hashes of near-duplicates may differ. Inside a group of more than `LARGEST_GROUP` of all
-images (photos of one fixed camera, scanned forms) the next limit is taken; in the end only equal bytes count."""
+"""Bits in which perceptual hashes of near-duplicates may differ.
+
+A group of more than `LARGEST_GROUP` of all images takes the next limit; in the
+end only equal bytes count.
+"""
 LARGEST_GROUP, SMALL_GROUP = 0.25, 4
 """A group of `SMALL_GROUP` images is never too large."""
 
@@ -37,8 +39,8 @@ def folds_of(groups: Rows, content: Sequence[str]) -> Rows:
     first: dict[int, str] = {}
     for group, each in zip(groups.tolist(), content, strict=True):
         first[group] = min(first.get(group, each), each)
-    fold = {group: hashlib.sha256(f"fold:{each}".encode()).digest()[0] % FOLDS for group, each in first.items()}
-    return np.array([fold[group] for group in groups.tolist()], dtype=np.int64)
+    digests = {group: hashlib.sha256(f"fold:{each}".encode()).digest() for group, each in first.items()}
+    return np.array([digests[group][0] % FOLDS for group in groups.tolist()], dtype=np.int64)
 
 
 def group_near_duplicates(phash: NDArray[np.uint64], content: Sequence[str]) -> Rows:
@@ -56,13 +58,15 @@ def group_near_duplicates(phash: NDArray[np.uint64], content: Sequence[str]) -> 
         (N,) int64 numbers of groups, from 0 in order of appearance.
     """
     _, first, of_row = np.unique(np.array(content, dtype=str), return_index=True, return_inverse=True)
-    hashes, images = np.asarray(phash, dtype=np.uint64)[first], np.bincount(of_row)
+    hashes = np.asarray(phash, dtype=np.uint64)[first]
+    images = np.bincount(of_row)
     groups = np.zeros(len(first), dtype=np.int64)
     large = np.arange(len(first))
     for step, bits in enumerate((*NEAR_DUPLICATE_BITS, None)):
         if not len(large):
             break
-        groups[large] = step * len(groups) + (large if bits is None else _linked(hashes[large], bits))
+        linked = large if bits is None else _linked(hashes[large], bits)
+        groups[large] = step * len(groups) + linked
         sizes = np.bincount(groups, weights=images)
         large = np.flatnonzero(sizes[groups] > max(SMALL_GROUP, LARGEST_GROUP * len(content)))
     _, appeared, numbers = np.unique(groups[of_row], return_index=True, return_inverse=True)
@@ -75,6 +79,6 @@ def _linked(hashes: NDArray[np.uint64], bits: int) -> Rows:
 
     distinct, of_row = np.unique(hashes, return_inverse=True)
     unpacked = np.unpackbits(distinct.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32)
-    # squared Euclidean distance of bits is their Hamming distance; clusters of single points are connected components
+    # squared Euclidean distance of bits is Hamming distance; clusters are connected components
     linked: Rows = DBSCAN(eps=math.sqrt(bits + 0.5), min_samples=1, algorithm="brute").fit_predict(unpacked)
     return linked[of_row]

@@ -2,8 +2,7 @@
 
 One candidate is compared with what is served now on all corrected images, each
 scored by a fit that saw neither it nor its near-duplicates. It passes only with
-evidence that annotators will have fewer edits, with no regression elsewhere:
-neither of the ranking of the project's tags nor of tags outside it.
+evidence of fewer edits, and without loss of ranking or of tags outside.
 """
 
 from __future__ import annotations
@@ -23,13 +22,17 @@ from ram_backend.metrics import calibration_error, mean_average_precision
 from ram_backend.models.calibration import sigmoid
 
 SIGNIFICANCE_LEVEL = 0.01
-"""p-value of the sign-flip test up to which a candidate is accepted. A project is judged again and again on largely the
-same images: in fourteen rounds without anything to win, some 3 % of the projects are then served a chance winner."""
+"""Largest p-value of the sign-flip test at which a candidate is accepted.
+
+In fourteen rounds with nothing to win, 3 % of projects get a chance winner.
+"""
 UNRELATED_FROM = 0.002
-"""Labels are unrelated where more than this share of permutations is ranked as well as they are. Strict, since a
-candidate that ticks less has fewer edits on random labels."""
+"""Share of permutations ranked as well as the labels, above which these are unrelated.
+
+Strict: a candidate that ticks less has fewer edits on random labels.
+"""
 FEWEST_IMAGES, FEWEST_POSITIVES = 20, 10
-"""Groups of near-duplicates, and right pairs of tags that are also wrong, to judge by."""
+"""Groups of near-duplicates, and right pairs, that are enough to judge by."""
 MAX_SAMPLE_RATIO = 4.0
 """`needs_data` where up to this many times as many images would prove the gain."""
 MIN_EFFECT = 0.03
@@ -39,10 +42,12 @@ MOST_LISTED = 8
 LARGEST_RANKING_LOSS = 0.005
 """mAP that may be lost beyond the standard error (one-sided 95 %)."""
 LARGEST_MOVE = 0.15
-"""Mean absolute difference of the scores, in relation to the bundle's mean score. Relative, since most tags are wrong
-for most images: a mean score is .01 to .03, and an absolute limit would mean something else for each bundle."""
+"""Mean absolute difference of the scores, divided by the bundle's mean score.
+
+That mean is .01 to .03: an absolute limit would differ from bundle to bundle.
+"""
 LEAST_AGREEMENT = 0.97
-"""mAP of the candidate's scores against the bundle's decisions (score above threshold)."""
+"""mAP of the candidate's scores against the bundle's decisions."""
 
 UNRELATED = "labels look unrelated to the images"
 """Part of the reason where they do."""
@@ -97,7 +102,7 @@ class Verdict:
 
 
 def refuse_before_fitting(training_set: TrainingSet, seed: int = 0) -> Verdict | None:
-    """What can be said before a fit: too little data, or labels unrelated to the images.
+    """What is clear before a fit: too little data, or unrelated labels.
 
     Args:
         training_set: all corrections.
@@ -128,7 +133,9 @@ def refuse_before_fitting(training_set: TrainingSet, seed: int = 0) -> Verdict |
         return Verdict("needs_data", reason, figures | {"more_corrections": more})
     labels, weights = training_set.labels, training_set.weights * said
     figures |= permutation_test(training_set.base, labels, weights, training_set.groups, seed)
-    return Verdict("reject", _unrelated(figures), figures) if figures["p_unrelated"] > UNRELATED_FROM else None
+    if figures["p_unrelated"] <= UNRELATED_FROM:
+        return None
+    return Verdict("reject", _unrelated(figures), figures)
 
 
 def judge_candidate(
@@ -170,8 +177,10 @@ def judge_candidate(
     """
     spoken = training_set.known.any(axis=1)
     rows = np.flatnonzero(spoken if evaluated is None else spoken & evaluated)
-    some, folds, candidate = training_set.take(rows), training_set.folds[rows], candidate[rows]
-    figures: dict[str, float] = {"images": len(np.unique(some.groups)), "needed_p_value": SIGNIFICANCE_LEVEL}
+    some = training_set.take(rows)
+    folds, candidate = training_set.folds[rows], candidate[rows]
+    images = len(np.unique(some.groups))
+    figures: dict[str, float] = {"images": images, "needed_p_value": SIGNIFICANCE_LEVEL}
     for trainer, found in (cross_validated or {}).items():
         figures |= {f"cross_validated.{trainer}.{name}": value for name, value in found.items()}
     if shift is not None:
@@ -207,13 +216,11 @@ def measure_shift(
 ) -> OffTargetShift:
     """Compares scores of tags outside the subset, on project images and bundled photos.
 
-    A tag outside the project's subset may be asked for tomorrow. A candidate
-    that changes only the project's tags leaves the others bit for bit alone;
-    one that tuned the head doesn't. The bundle's own scores are the measure:
-    nobody labelled these tags. The limits come from noise put on the log-odds
-    of the shipped bundle on three sets of labelled photos: a standard deviation
-    of .2 costs .005 to .03 of these tags' mAP, moves their scores by 9 to 15 %
-    of the mean score, and leaves an agreement of .95 to .99.
+    A tuned head changes these tags, too, and they may be asked for tomorrow.
+    Nobody labelled them, so the bundle's own scores are the measure. The limits
+    come from noise on the starter's log-odds on three sets of labelled photos:
+    a standard deviation of .2 costs .005 to .03 of these tags' mAP, moves their
+    scores by 9 to 15 % of the mean score, and leaves an agreement of .95 to .99.
 
     Args:
         bundle: (N, L) the bundle's calibrated scores, in [0, 1].
@@ -266,9 +273,8 @@ def _not_certain(change: EditChange, figures: dict[str, float]) -> Verdict:
         reason = f"Nothing left to win: at most {100 * expected:.0f} % fewer edits expected; {edits_sentence(change)}."
         return Verdict("reject", reason, figures)
     saved = change.before - change.after
-    times = (
-        (NormalDist().inv_cdf(1 - SIGNIFICANCE_LEVEL) * change.standard_error / saved) ** 2 if saved > 0 else math.inf
-    )
+    needed = NormalDist().inv_cdf(1 - SIGNIFICANCE_LEVEL) * change.standard_error
+    times = (needed / saved) ** 2 if saved > 0 else math.inf
     if times <= MAX_SAMPLE_RATIO:
         more = max(1, math.ceil((times - 1) * change.groups))
         sentence = (

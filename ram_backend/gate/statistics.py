@@ -1,4 +1,4 @@
-"""Sign-flip test of edits, permutation test of association, Poisson test of annotators. Pure.
+"""Sign-flip test of edits, permutation test, Poisson test of annotators. Pure.
 
 Shapes: N images, L tags, G groups of near-duplicates. Everything is resampled
 by group: near-duplicates aren't independent evidence.
@@ -20,7 +20,7 @@ BoolArray = NDArray[np.bool_]
 FLIPS = 4999
 PERMUTATIONS = 999
 MOST_COMPARED, MOST_PERMUTED = 5000, 500
-"""Groups that both tests look at, drawn by the seed: more hardly change the answer."""
+"""Groups that both tests look at, drawn by the seed."""
 SUBSET_STREAM, FLIP_STREAM, PERMUTATION_STREAM = 1, 2, 3
 """Streams of the seed, so that each use draws its own random numbers."""
 
@@ -128,7 +128,7 @@ def permutation_test(
     groups: NDArray[np.int64],
     seed: int = 0,
 ) -> dict[str, float]:
-    """Are images ranked high by their tags? Rows of labels are permuted between groups.
+    """Are images ranked high by their tags? Permutes rows of labels between groups.
 
     The statistic is the mean rank of right images among their tag's, over the
     right pairs of all tags by weight (an area under the ROC curve, pooled):
