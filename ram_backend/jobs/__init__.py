@@ -1,1 +1,1 @@
-"""Job rows: request, claim, heartbeat, finish. RQ carries a job's id, and may lose it."""
+"""Job rows: request, claim, heartbeat, finish. RQ carries a job's id."""

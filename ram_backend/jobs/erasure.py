@@ -1,4 +1,4 @@
-"""Erasure of a project: its rows in all tables, its versions, its images' cached tokens."""
+"""Erasure of a project: its rows, its versions, its images' cached tokens."""
 
 from __future__ import annotations
 

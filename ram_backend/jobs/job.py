@@ -27,7 +27,7 @@ _IS_OPEN = text("state IN ('requested', 'running')")
 
 
 class Job(OfProject, Base):
-    """Work for a project: requested, running or ended. Timestamps use the database clock.
+    """Work for a project, by the database's clock.
 
     Attributes:
         kind: "train": learn from the corrections; "refresh": have Label Studio
@@ -131,7 +131,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What is asked for: tasks of a pre-labelling, the bundle of a training or fine-tuning.
+    """What is asked for: tasks to pre-label, or a bundle to train.
 
     Attributes:
         which: "all", "unlabelled" (without annotation), "retry-failed" (whose

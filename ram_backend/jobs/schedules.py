@@ -1,8 +1,7 @@
 """Cron schedules of jobs, in local time: a row per project and kind.
 
-In local time each period comes once: one that the change to summer time leaves
-out is due an hour later, one that the change to winter time repeats is due the
-first time. However many periods were missed, one job is requested.
+In local time each period comes once: one that summer time leaves out is due an
+hour later. However many periods were missed, one job is requested.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ class ScheduleTable:
             return list(session.scalars(select(Schedule).where(of_project(Schedule, key)).order_by(Schedule.kind)))
 
     def request_due(self, *, now: datetime | None = None) -> list[Job]:
-        """Requests a job for each schedule that is due; of several processes one does.
+        """Requests a job for each schedule that is due, once for all processes.
 
         A project that is pinned isn't trained.
         """

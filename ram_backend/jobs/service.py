@@ -1,4 +1,4 @@
-"""Service layer of jobs: deduplicated requests, threshold trigger with debounce, rollback."""
+"""Service layer of jobs: requests, threshold trigger with debounce, rollback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PROJECTS = 10_000
 
 
 class Waiting(NamedTuple):
-    """Corrections since a project's last training, and how many begin the next; None: none do."""
+    """Corrections since the last training, and how many begin the next (None: none)."""
 
     changed: int
     enough: int | None
@@ -52,7 +52,7 @@ class JobService:
     def request_training(
         self, key: ProjectKey, reason: str, *, debounced: bool = False, bundle: str | None = None
     ) -> Requested:
-        """Requests a training, on the served bundle or another one; five requests make one job.
+        """Requests a training, on the served bundle or another one.
 
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
@@ -117,10 +117,12 @@ class JobService:
         return served, self.table.request(key, "refresh", f"{served.name} is served instead of {before.name}").job
 
     def waiting(self, *keys: ProjectKey) -> dict[ProjectKey, Waiting]:
-        """What these projects, by default all with events, wait with for their next training."""
+        """How near projects, by default all with events, are to a training."""
         one = keys[0] if len(keys) == 1 else None
         events = self.ledger.last_events() if one is None else {one: self.ledger.last_event(one)}
-        attempts, found, first = self.table.last_attempts(one), {}, self._settings.train_after
+        attempts = self.table.last_attempts(one)
+        first = self._settings.train_after
+        found = {}
         for key in keys or events:
             names = key, ProjectKey("", key.id, key.created)
             last, attempt = (max(rows.get(name, 0) for name in names) for rows in (events, attempts))
@@ -130,7 +132,7 @@ class JobService:
         return found
 
     def request_due_trainings(self, *keys: ProjectKey) -> list[Job]:
-        """Requests a training of those, by default of all projects, that have enough corrections."""
+        """Requests trainings of projects, by default all, with enough corrections."""
         found: list[Job] = []
         for key, (changed, enough) in self.waiting(*(keys or self.projects.keys())).items():
             if enough is not None and changed >= enough:

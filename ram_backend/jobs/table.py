@@ -68,7 +68,7 @@ class JobTable:
         share: int = 0,
         within: Session | None = None,
     ) -> Requested:
-        """Requests a job, of which a project has one open per kind and share: five requests make one.
+        """Requests a job; a project has one open job per kind and share.
 
         Where it runs already, its end requests another one. Where it waits, it
         gets these options besides its own, and waits no longer for `delay_s`.
@@ -106,7 +106,7 @@ class JobTable:
             return session.get(Job, job_id)
 
     def jobs(self, key: ProjectKey | None = None, *, kind: JobKind | None = None, limit: int = 50) -> list[Job]:
-        """Open jobs first, then the latest, those from before a Label Studio was named too."""
+        """Jobs of a project or of all, open ones first, then the latest."""
         query = select(Job).order_by(Job.state.in_(OPEN).desc(), Job.requested_at.desc(), Job.id)
         if key is not None:
             query = query.where(of_project(Job, key, unnamed=True))
@@ -117,15 +117,18 @@ class JobTable:
 
     def open_jobs(self) -> dict[tuple[str, str], int]:
         """Number of open jobs of all projects by kind and state, zeros included."""
-        query = select(Job.kind, Job.state, func.count()).where(Job.state.in_(OPEN)).group_by(Job.kind, Job.state)
-        none: dict[tuple[str, str], int] = {(kind, state): 0 for kind in get_args(JobKind) for state in OPEN}
+        query = select(Job.kind, Job.state, func.count()).where(Job.state.in_(OPEN))
+        counts: dict[tuple[str, str], int] = {(kind, state): 0 for kind in get_args(JobKind) for state in OPEN}
         with self._database.reading() as session:
-            return {**none, **{(kind, state): count for kind, state, count in session.execute(query)}}
+            for kind, state, count in session.execute(query.group_by(Job.kind, Job.state)):
+                counts[kind, state] = count
+        return counts
 
     def last_attempts(self, key: ProjectKey | None = None) -> dict[ProjectKey, int]:
         """Number of the last event that ended trainings have seen, by project."""
         project = (Job.instance, Job.project_id, Job.created)
-        query = select(*project, func.max(Job.last_event)).where(Job.kind == "train", Job.state.not_in(OPEN))
+        ended = Job.kind == "train", Job.state.not_in(OPEN)
+        query = select(*project, func.max(Job.last_event)).where(*ended)
         if key is not None:
             query = query.where(of_project(Job, key, unnamed=True))
         with self._database.reading() as session:
@@ -139,18 +142,20 @@ class JobTable:
             return list(session.scalars(query.order_by(Job.requested_at, Job.id)))
 
     def claim(self, job_id: str, worker: str) -> Job | None:
-        """Takes a job that is due, with a new fencing number; None: it isn't there, or not due."""
+        """Claims a due job, with a new fencing number; None: it isn't due."""
         with self._database.writing() as session:
-            now, job = database_now(session), session.get(Job, job_id, with_for_update=True)
+            now = database_now(session)
+            job = session.get(Job, job_id, with_for_update=True)
             if job is None or job.state != "requested" or job.not_before > now:
                 return None
-            job.state, job.worker, job.message, job.rerun_reason = "running", worker, "", None
+            job.state, job.worker = "running", worker
+            job.message, job.rerun_reason = "", None
             job.fence, job.attempt = job.fence + 1, job.attempt + 1
             job.started_at = job.heartbeat_at = now
             return job
 
     def heartbeat(self, job: Job, stage: str | None = None, step: int = 0, steps: int = 0) -> bool:
-        """Renews a lease, with the progress of a stage; False: the job has ended under this claim."""
+        """Renews a lease and writes progress; False: the job has ended."""
         with self._database.writing() as session:
             row = _claimed(session, job, may_have_ended=True)
             if row.state != "running":
@@ -161,15 +166,16 @@ class JobTable:
             return True
 
     def checkpoint(self, job: Job, checkpoint: Mapping[str, Any], *, progressed: bool = False) -> None:
-        """Records JSON for the next attempt, and the time "at"; `progressed`: this is the first one."""
+        """Records JSON for the next attempt; `progressed`: attempts count anew."""
         with self._database.writing() as session:
             row, now = _claimed(session, job), database_now(session)
-            row.checkpoint, row.heartbeat_at = {**checkpoint, "at": now.isoformat()}, now
+            row.checkpoint = {**checkpoint, "at": now.isoformat()}
+            row.heartbeat_at = now
             if progressed:
                 row.attempt = 1
 
     def release(self, job: Job, message: str, *, delay_s: float = 1.0) -> None:
-        """Lets other jobs go first: the job waits again, and this attempt doesn't count."""
+        """Lets other jobs go first; this attempt doesn't count."""
         with self._database.writing() as session:
             row = _claimed(session, job)
             row.attempt -= 1
@@ -187,14 +193,14 @@ class JobTable:
             self._end(transaction, row, "done", result.message)
 
     def fail(self, job: Job, message: str, *, retry: bool) -> bool:
-        """Records a failed attempt; `retry`: another may help. Returns whether one follows."""
+        """Records a failed attempt; returns whether another one follows."""
         with self._database.writing() as session:
             row = _claimed(session, job)
             pause_s = next(islice(backoff(*BACKOFF_S, factor=10), max(0, row.attempt - 1), None))
             return self._end_attempt(session, row, message, pause_s if retry else None)
 
     def expire(self) -> list[Job]:
-        """Ends attempts without a lease; returns their jobs, which wait again or have failed."""
+        """Ends attempts whose lease has expired; returns their jobs."""
         with self._database.reading() as session:
             since = database_now(session) - timedelta(seconds=self._lease_s)
             expired = select(Job).where(Job.state == "running", Job.heartbeat_at < since)
@@ -210,7 +216,7 @@ class JobTable:
             return list(rows)
 
     def _end_attempt(self, session: Session, row: Job, message: str, pause_s: float | None) -> bool:
-        """Retries a job after a pause, or fails it; a failed training counts as one that saw all events."""
+        """Retries a job after a pause, or fails it; a failed training has seen all events."""
         if pause_s is not None and row.attempt < self._attempts:
             _wait_again(session, row, message, pause_s)
             return True
@@ -234,13 +240,14 @@ class JobTable:
             rerun.not_before = row.not_before
         ended = select(Job.id).where(of_project(Job, row.key), Job.kind == row.kind, Job.state.not_in(OPEN))
         latest = ended.order_by(Job.requested_at.desc()).limit(MAX_ENDED)
-        last_attempt = ended.order_by(Job.last_event.desc().nulls_last(), Job.requested_at.desc()).limit(1)
+        by_event = ended.order_by(Job.last_event.desc().nulls_last(), Job.requested_at.desc())
+        last_attempt = by_event.limit(1)
         outdated = (Job.id.in_(ended), Job.id.not_in(latest), Job.id.not_in(last_attempt))
         session.execute(delete(Job).where(*outdated).execution_options(synchronize_session=False))
 
 
 def database_now(session: Session) -> datetime:
-    """The database's time, also within a transaction; UTC, to the millisecond at least."""
+    """The database's clock (UTC), which advances within a transaction."""
     if session.get_bind().dialect.name == "sqlite":
         now = session.execute(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
         return datetime.fromisoformat(now).replace(tzinfo=UTC)
@@ -258,5 +265,6 @@ def _claimed(session: Session, job: Job, *, may_have_ended: bool = False) -> Job
 
 
 def _wait_again(session: Session, row: Job, message: str, delay_s: float) -> None:
-    row.state, row.message, row.not_before = "requested", message, database_now(session) + timedelta(seconds=delay_s)
+    row.state, row.message = "requested", message
+    row.not_before = database_now(session) + timedelta(seconds=delay_s)
     row.stage, row.step, row.steps = None, 0, 0

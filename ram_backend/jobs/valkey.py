@@ -1,10 +1,9 @@
-"""The embedded Valkey: a child process of each worker, on a socket, which ends with it.
+"""The embedded Valkey: a child process of each worker, on a socket.
 
 `RAM_REDIS_URL` names a server instead, which workers on all machines share. Of
-our own, each worker has one: the queue carries nothing but ids of jobs, and
-whoever claims a job's row does it. A shell waits for the end of the worker's
-pipe, so that a killed worker leaves no server behind. The socket lies in
-`/tmp`, since operating systems allow paths of at most 104 bytes.
+our own, each worker has one: the queue carries nothing but ids of jobs. A shell
+waits for the end of the worker's pipe, so that a killed worker leaves no server
+behind. The socket lies in `/tmp`: its path may have at most 104 bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ exec 3<&0
 (read -r _; kill $server) <&3 &
 wait $server; kill $! 2>/dev/null; rm -rf "$0"
 """
-"""Runs a server until it or standard input ends; removes its folder, the script's name."""
+"""Runs a server until it or standard input ends; removes its folder ($0)."""
 
 _SOCKET = "valkey.sock"
 _OPTIONS = (
@@ -69,7 +68,7 @@ class Valkey:
             self._shell.communicate(timeout=START_S)
 
     def revive(self) -> bool:
-        """Starts our own again where it has ended; whether the server answers now."""
+        """Starts our own again where it has ended; returns whether it answers."""
         if self._external or answers(self.url):
             return answers(self.url)
         try:
@@ -127,7 +126,7 @@ def connect(url: str, answer_s: float | None = ANSWER_S) -> Redis:
 
 
 def running_urls(settings: Settings) -> list[str]:
-    """Addresses of the queues: the external one, or our own that answer, one of each worker."""
+    """Addresses of the queues: the external one, or our workers' that answer."""
     if settings.redis_url is not None:
         return [settings.redis_url]
     folders = [each for each in Path("/tmp").glob(f"{_prefix(settings)}*") if each.lstat().st_uid == os.getuid()]
