@@ -1,4 +1,4 @@
-"""Job "engine": the data engine over a project's corrections, shared among workers."""
+"""Job "engine": the data engine over a project's corrections."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ def engine(context: JobContext) -> JobResult:
     project, studio = context.open_project()
     heartbeat("load the model")
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
-    network = load_network(bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads())
+    device, threads = settings.device, settings.cpu_threads()
+    network = load_network(bundle, device=device, precision=settings.precision, threads=threads)
     loader = open_image_loader(settings, bundle.preprocessing, network.encoder_id)
-    limits, folder = fetch_limits(settings), engine_folder(settings.versions_dir, context.key)
+    limits = fetch_limits(settings)
+    folder = engine_folder(settings.versions_dir, context.key)
     pictures = (settings.max_image_pixels, settings.max_image_bytes)
     with closing(TaskImages(studio, limits=limits)) as source:
         images = project_images(project, context.service.ledger, source)
@@ -55,7 +57,8 @@ def project_images(project: Project, ledger: Ledger, source: TaskImages) -> Engi
         InputError: nobody has left a tag on.
     """
     schema = parse_label_config(project.label_config)
-    annotations, shown = ledger.annotations(project.key), ledger.shown(project.key, annotated=True)
+    annotations = ledger.annotations(project.key)
+    shown = ledger.shown(project.key, annotated=True)
     merged = merge_corrections(corrections_of(schema, annotations, shown))
     rows = [each for each in merged if each.reference]
     tags = tags_left_on(project, rows)

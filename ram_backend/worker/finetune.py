@@ -29,7 +29,8 @@ def finetune_project(context: JobContext) -> JobResult:
         InputError, NotAvailable: as `project_labels` and `make_bundle`.
     """
     options, notes = JobOptions.of(context.job.options), list[str]()
-    settings, wanted = context.settings.model_copy(update={"bundle": options.bundle}), options.finetuning or {}
+    settings = context.settings.model_copy(update={"bundle": options.bundle})
+    wanted = options.finetuning or {}
     check_new_name(settings.bundles_dir, wanted["name"])
     project, label_studio = context.open_project()
     ledger, heartbeat = context.service.ledger, context.heartbeat
@@ -50,7 +51,7 @@ def project_labels(
     progress: Progress,
     note: Note,
 ) -> tuple[LabelSet, Path]:
-    """What annotators say about the tags that some left on, and the folder of fetched images.
+    """Labels of the tags that annotators left on, and the folder of their images.
 
     Raises:
         InputError: nobody has left a tag on.
@@ -60,9 +61,12 @@ def project_labels(
     tags = tags_left_on(project, found.labels)
     on, weights = to_matrix(found.labels, tags)
     references = [ImageReference(each.task_id, each.reference) for each in found.labels]
-    folder, images, errors = settings.photos_dir / folder_of(project.key), list[LabelledImage](), list[str]()
+    folder = settings.photos_dir / folder_of(project.key)
+    images, errors = list[LabelledImage](), list[str]()
+
     progress("images")
-    with closing(TaskImages(label_studio, limits=fetch_limits(settings), threads=settings.fetch_threads)) as source:
+    limits, threads = fetch_limits(settings), settings.fetch_threads
+    with closing(TaskImages(label_studio, limits=limits, threads=threads)) as source:
         saved = source.save_all(references, folder, errors.append)
     for path, here, known in zip(saved, on, weights > 0, strict=True):
         if path is not None:

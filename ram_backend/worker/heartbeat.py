@@ -24,7 +24,7 @@ RESTART_S = 2.0
 """Pause before a worker is started again."""
 
 GRACE_S = 3.0
-"""Time for a job to end when the server stops; the next worker begins it anew."""
+"""Time for a job to end when the server stops."""
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Heartbeat(PeriodicThread):
 
 
 class WorkerSupervisor(PeriodicThread):
-    """Runs a worker while this is open (`serve --with-worker`); starts it again where it ends."""
+    """Runs a worker while this is open (`serve --with-worker`), again where it ends."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("worker-supervisor", 0.2)

@@ -1,8 +1,7 @@
 """The RQ worker: a process per job, and a maintenance thread.
 
-It is RQ's `SpawnWorker`, but starts the process without the queue's address,
-password included, on its command line, and outlives a queue that goes away for
-a while.
+It is RQ's `SpawnWorker`, but keeps the queue's password off the command line of
+the process, and outlives a queue that goes away for a while.
 
 RQ carries the ids of due jobs and nothing else. An id may be queued twice, or
 be lost: the worker that claims the row does the job, any other finds nothing to
@@ -53,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 
 class Maintenance(PeriodicThread):
-    """Expires leases, requests trainings and scheduled jobs, sends due jobs; one per worker.
+    """Expires leases, requests trainings and scheduled jobs, sends due jobs.
 
     Args:
         valkey: the queue, which is started again where it is our own and has
@@ -105,7 +104,8 @@ class Maintenance(PeriodicThread):
         """
         with connect(self._valkey.url) as connection:
             for job in jobs:
-                number, again_s = f"{job.id}-{job.fence}", ceil(self._settings.lease_seconds)
+                number = f"{job.id}-{job.fence}"
+                again_s = ceil(self._settings.lease_seconds)
                 queue = Queue(QUEUES[job.kind], connection=connection, serializer=JSONSerializer)
                 is_new = connection.set(f"ram:sent:{number}", 1, nx=True, ex=again_s)
                 if is_new and queue.get_job_position(number) is None:
@@ -121,7 +121,7 @@ class Maintenance(PeriodicThread):
 
 
 class JobWorker(SpawnWorker):  # type: ignore[misc]
-    """An RQ worker; where it ends because the queue went away, `work` starts another one.
+    """An RQ worker; `work` starts another one where the queue went away.
 
     Attributes:
         child: module whose `do_job` is called in the process of a job.
@@ -157,7 +157,7 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
 
 
 def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorker] = JobWorker) -> None:
-    """Does jobs until SIGTERM or SIGINT; a running job ends first, unless a second signal comes.
+    """Does jobs until SIGTERM or SIGINT; a second signal ends a running job.
 
     `with_parent`: ends, too, when the process that started this one has ended.
     NotAvailable: our own queue can't be started.

@@ -2,10 +2,9 @@
 
 Label Studio asks the backend only for tasks that have none of the version which
 `/setup` names (protocol section 2), so an attempt after a kill begins with what
-is missing. A duplicate could come from a batch that is requested again while
-Label Studio still waits for the backend, or from somebody who opens the task
-meanwhile. So each batch is written to the job's row before it is requested, and
-the next attempt waits for it; duplicates are deleted.
+is missing. A duplicate could come from a batch that is requested again, or from
+somebody who opens the task meanwhile. So each batch is written to the job's row
+before it is requested, the next attempt waits for it, and duplicates go.
 
 A refresh after a swap is a pre-labelling of unlabelled tasks with a limit,
 which waits for the swap first.
@@ -42,7 +41,7 @@ BATCH_S = 15.0
 """If tasks per second are limited, a batch holds what is allowed in that time."""
 
 MAX_EMPTY_SINGLES = 12
-"""Limit of single-task requests, after which a job without any prediction ends."""
+"""Single-task requests after which a job without any prediction ends."""
 
 LOOK_S = 0.5
 LATEST = 20
@@ -102,7 +101,7 @@ class PrelabelResult:
 
 @dataclass(eq=False)
 class Prelabeller:
-    """One attempt of a pre-labelling: has Label Studio retrieve predictions batch by batch.
+    """One attempt of a pre-labelling, batch by batch.
 
     Attributes:
         api: of the project.
@@ -121,7 +120,7 @@ class Prelabeller:
     result: PrelabelResult = field(default_factory=PrelabelResult)
 
     def wait_for_inflight(self, batch: Batch) -> None:
-        """Waits until Label Studio no longer waits for an earlier attempt's last batch."""
+        """Waits for the end of an earlier attempt's last batch."""
         began = time.monotonic()
         while any(each.current is None for each in self._look(batch)):
             waited = batch.ago_s + time.monotonic() - began
@@ -151,7 +150,9 @@ class Prelabeller:
         unasked = api.without(version, unlabelled="all" not in which) if which else ()
         lacking = dict.fromkeys(chain(failed, unasked, api.without(version, among=self.options.tasks)))
         left = deque(islice(lacking, self.limit))
-        total, size, sent, alone, began = len(left), largest, 0, 0, time.monotonic()
+        total, size = len(left), largest
+        sent = alone = 0
+        began = time.monotonic()
         result.left = len(lacking) - total
         while left:
             self.progress("predict", total - len(left), total)
@@ -200,7 +201,7 @@ class Prelabeller:
 
 
 def prelabel(context: JobContext, *, yields: bool = True) -> JobResult | None:
-    """Does a pre-labelling, or a refresh, which without rights in Label Studio changes nothing.
+    """Does a pre-labelling, or a refresh, which without rights changes nothing.
 
     Returns:
         The result; None: another job goes first (`yields`), and a further
@@ -259,7 +260,7 @@ def _prelabel(context: JobContext, yields: bool) -> JobResult | None:
 
 
 def _wait_for_swap(context: JobContext, api: ProjectApi) -> None:
-    """Waits until the backend serves what the database says, as Label Studio sees it.
+    """Waits until Label Studio sees the backend serve what the database says.
 
     Raises:
         LabelStudioRefused: it doesn't in time.
@@ -279,7 +280,7 @@ def _wait_for_swap(context: JobContext, api: ProjectApi) -> None:
 
 
 def _last_batch(context: JobContext) -> Batch | None:
-    """The last batch that Label Studio was asked for, by whichever job of the project."""
+    """The last batch that any job of the project has asked for."""
     table, key = context.service.table, context.key
     jobs = table.jobs(key, kind="prelabel", limit=LATEST) + table.jobs(key, kind="refresh", limit=LATEST)
     checkpoints = [job.checkpoint for job in jobs if job.checkpoint]
@@ -291,7 +292,7 @@ def _last_batch(context: JobContext) -> Batch | None:
 
 
 def _show(api: ProjectApi, version: str, login: tuple[str, str] | None) -> tuple[str, str]:
-    """Makes the project show these predictions; returns a sentence, and the order of tasks."""
+    """Makes the project show these predictions; returns a sentence, and an order."""
     backend = _backend(api)
     if backend is None or backend.model_version != version:
         return "Another version is served by now.", "as set"

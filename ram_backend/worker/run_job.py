@@ -1,4 +1,4 @@
-"""One job from its claim to its end: what RQ calls, and how errors end an attempt."""
+"""One job from its claim to its end, as RQ calls it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JobContext:
-    """The arguments of a job's function; `heartbeat` is called with stage, step and steps."""
+    """Arguments of a job's function; `heartbeat` takes stage, step and steps."""
 
     settings: Settings
     database: Database
@@ -69,7 +69,7 @@ class JobContext:
 
 
 JobFunction = Callable[[JobContext], JobResult | None]
-"""Does a job; returns its result, or None where its row has that already."""
+"""Does a job; returns its result; None: its row has that already."""
 
 FUNCTIONS: dict[JobKind, JobFunction | str] = {
     "train": "ram_backend.worker.train:train",
@@ -79,11 +79,11 @@ FUNCTIONS: dict[JobKind, JobFunction | str] = {
     "engine": "ram_backend.worker.engine:engine",
     "finetune": "ram_backend.worker.finetune:finetune_project",
 }
-"""Function of each kind of job, or its name: imported only in the process of a job."""
+"""Function of each kind of job, or its name, for a late import."""
 
 
 def run_job(job_id: str) -> str:
-    """Does a job with the environment's settings, in a process of its own, for RQ."""
+    """Does a job with the environment's settings, for RQ."""
     settings = load_settings()
     database = open_database(settings)  # the worker has seen to its migrations
     try:
@@ -101,7 +101,7 @@ def claim_and_run(
     on_end: Callable[[str], None] | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> str:
-    """Claims a job and does it, if it is due; `on_end` and `on_progress`: see `Heartbeat`.
+    """Does a job, if it is due; `on_end` and `on_progress`: see `Heartbeat`.
 
     Returns:
         The outcome, in one line for the log. Errors of the job are written to

@@ -1,4 +1,4 @@
-"""Training job: from a project's corrections to a version that is served, or a reason for none.
+"""Training job: from a project's corrections to a version, or a reason for none.
 
     reconcile -> gather -> images -> scores -> fit -> gate -> write -> publish
     -> request a refresh
@@ -46,7 +46,7 @@ DEVICE_S = 5.0
 """Pause before a training asks again for a device that another one has."""
 
 IMAGE_BYTES, PAIR_BYTES = 50_000, 160
-"""Memory per corrected image, and per image and tag: of 1,500 images with 160 and 1,000 tags."""
+"""Memory per corrected image, and per image and tag, as measured."""
 
 SAME = "Nothing has changed since the last attempt. "
 _log = logging.getLogger(__name__)
@@ -74,7 +74,8 @@ def train(context: JobContext) -> JobResult | None:
 
 
 def _train(context: JobContext) -> JobResult | None:
-    settings, service, key, heartbeat = context.settings, context.service, context.key, context.heartbeat
+    settings, service = context.settings, context.service
+    key, heartbeat = context.key, context.heartbeat
     _prune(context)  # attempts that were killed before they published, too
     project, label_studio = context.open_project()
     served = service.versions.served(key)
@@ -189,7 +190,7 @@ def _check_memory(bundle: Bundle, images: int, tags: int) -> None:
 
 
 def _publish(context: JobContext, stored: Version, expected: str | None, result: JobResult) -> None:
-    """Records a version, ends the job, publishes the version if it is accepted: all or nothing.
+    """Records a version, ends the job, publishes what is accepted: all or nothing.
 
     Raises:
         NotAvailable: the gate compared with another version than is served by
@@ -245,7 +246,7 @@ def _result(
 def _inputs_digest(
     corrections: ProjectCorrections, training_set: TrainingSet, scorer: Scorer, incumbent: Version | None
 ) -> str:
-    """Digest of what determines the verdict; tokens, features, embeddings follow from the rest."""
+    """Digest of all that determines the verdict."""
     tuning = (scorer.settings.tuning, is_tuning_wanted(scorer.settings, len(training_set)))
     served = None if incumbent is None else incumbent.digest
     identity = (__version__, corrections.fingerprint.hash, tuning, scorer.bundle.digest, served)

@@ -33,7 +33,7 @@ from ram_backend.tagging.image_loader import LoadedImage, open_image_loader
 from ram_backend.worker.run_job import JobContext
 
 MOST_MISSING = 0.5
-"""A training waits if more than this share of the images is unavailable now."""
+"""A training waits if a larger share of the images is unavailable."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +46,7 @@ class ProjectCorrections:
     Notes are for people, one sentence each. Annotators are users by annotation;
     `add_costs` is what it costs to add a tag, in removed ticks.
     `fixed_thresholds` are an admin's, for the new version and for the served
-    one. At most `most_ticked` tags are ticked per image, by all controls
-    together; None: any number.
+    one. All controls tick at most `most_ticked` tags per image; None: any.
     """
 
     labels: Sequence[TaskLabels]
@@ -107,12 +106,14 @@ def gather_corrections(
         notes.append(f"Label Studio was not reachable ({error}): only webhook events are used.")
     heartbeat("gather")
     last_event = ledger.last_event(key)
-    annotations, shown = ledger.annotations(key, up_to=last_event), ledger.shown(key, annotated=True)
+    annotations = ledger.annotations(key, up_to=last_event)
+    shown = ledger.shown(key, annotated=True)
     labels = merge_corrections(corrections_of(schema, annotations, shown, task_data=newer))
     with_place = [each for each in labels if each.reference]
     if len(with_place) < len(labels):
         notes.append(f"{len(labels) - len(with_place)} tasks have no image reference.")
-    costs, fixed, limits = dict[str, float](), dict[str, tuple[float | None, float | None]](), list[int | None]()
+    costs, limits = dict[str, float](), list[int | None]()
+    fixed = dict[str, tuple[float | None, float | None]]()
 
     def thresholds(options: ProjectOptions, names: Sequence[str]) -> tuple[float | None, float | None]:
         return options.threshold_of(names, len(with_place)), options.threshold_of(names, learned)
@@ -178,7 +179,7 @@ def encode_images(
     network: Network,
     label_studio: LabelStudio | None,
 ) -> EncodedImages:
-    """Tokens of corrected images, cached or made; the ledger records the images' hashes.
+    """Tokens of corrected images; records the images' hashes in the ledger.
 
     Raises:
         LabelStudioUnreachable: too many images are unavailable now.

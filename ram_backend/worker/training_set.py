@@ -1,4 +1,4 @@
-"""Training set assembly: scores of bundle and incumbent (out of fold), trainers."""
+"""Training set assembly: scores of bundle and incumbent, trainers."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ AT_ONCE = 64
 """Images that are scored at a time."""
 
 MIN_TUNING_IMAGES = 300
-"""Images from which on "auto" fine-tunes a head on a GPU: the ridge is better with fewer."""
+"""Images from which on "auto" fine-tunes a head: with fewer the ridge is better."""
 
 FOLDS_FILE = "folds.safetensors"
-"""Of a version: its deltas without each fold, by which its training images are read."""
+"""Of a version: its deltas without each fold, for its training images."""
 
 LORA_RANK = 8
 MAX_OFF_TARGET_IMAGES = 200
@@ -121,7 +121,8 @@ def build_training_set(
     """
     subset, tokens = scorer.subset, images.tokens
     base = served = scorer.log_odds("scores", tokens)
-    thresholds, groups = subset.thresholds, group_near_duplicates(images.phash, images.content)
+    thresholds = subset.thresholds
+    groups = group_near_duplicates(images.phash, images.content)
     if incumbent is not None:
         delta = incumbent.delta
         served = scorer.log_odds("scores of the version", tokens, incumbent.files, delta)
@@ -190,7 +191,7 @@ def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
 
 
 def is_tuning_wanted(settings: Settings, images: int) -> bool:
-    """Whether RAM_TUNING, or a GPU and the number of images ("auto"), ask for fine-tuning."""
+    """Whether RAM_TUNING asks for fine-tuning; "auto": a GPU and enough images."""
     if settings.tuning != "auto":
         return settings.tuning != "off"
     if images < MIN_TUNING_IMAGES or settings.device == "cpu":
