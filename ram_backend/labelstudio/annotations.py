@@ -1,4 +1,4 @@
-"""Parser of annotations and results of webhooks and the API, with a canonical JSON form."""
+"""Parser of annotations and their results, with a canonical JSON form."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pydantic import TypeAdapter
 from ram_backend.labelstudio.schema import REGIONS, VALUE_KEYS, ControlKind, TagControl, text_of
 
 MAX_STATEMENT_CHARS = 1_000_000
-"""Longest canonical JSON of one statement: the 4,585 tags of RAM fit several times."""
+"""Longest canonical JSON of one statement: RAM's 4,585 tags fit."""
 
 MAX_TASK_DATA_CHARS = 100_000
-"""Longest JSON of a task's data; of longer data the longest values are left out."""
+"""Longest JSON of a task's data; its longest values are left out."""
 
 MAX_LINE_CHARS = 100
 """A longer line of a text is a comment or a caption, not a tag."""
@@ -119,9 +119,8 @@ _PARSED = TypeAdapter(ParsedAnnotation)
 def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -> ParsedAnnotation | None:
     """The statement of an annotation of a webhook or of the API; raises nothing.
 
-    Fields of wrong types count as missing. None: the annotation has no number,
-    or no task (its own field, or else `task`), or its canonical JSON is longer
-    than `MAX_STATEMENT_CHARS`.
+    Fields of wrong types count as missing. None: it has no number or no task
+    (nor `task`), or its canonical JSON is longer than `MAX_STATEMENT_CHARS`.
     """
     number, of_task = parse_id(annotation.get("id")), parse_id(annotation.get("task")) or task
     result = annotation.get("result")
@@ -199,7 +198,7 @@ def ticked_paths(control: TagControl, items: Iterable[ParsedItem]) -> dict[Choic
 
 
 def caption_in(control: str, items: Iterable[ParsedItem]) -> str:
-    """The text of a caption's control in a result, its lines in one; "": there is none."""
+    """The text of a caption's control in a result, in one line; "": none."""
     mine = (item for item in items if (item.from_name, item.kind) == (control, "textarea"))
     return " ".join(path[0] for item in mine for path in item.values)
 
@@ -215,7 +214,7 @@ def _storable(text: str) -> str:
 
 
 def parse_id(value: object) -> int | None:
-    """An id: a positive integer, also as digits or as `id` of an object; None for all else."""
+    """An id: a positive integer, also as digits or an object's `id`; else None."""
     if isinstance(value, Mapping):
         value = value.get("id")
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
@@ -224,7 +223,7 @@ def parse_id(value: object) -> int | None:
 
 
 def canonical_json(value: object) -> str:
-    """Sorted JSON without whitespace and NUL: equal for equal values, storable everywhere."""
+    """Sorted JSON without whitespace and NUL: equal for equal values."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return text.encode("utf-8", "replace").decode()
 

@@ -12,7 +12,7 @@ from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 from ram_backend.labelstudio.annotations import unix_microseconds
 
 FAILED_SCORE = 1.0
-"""Score of the empty prediction of a task whose image can't be fetched (protocol section 4)."""
+"""Score of a task whose image can't be fetched (protocol section 4)."""
 
 
 class _Record(BaseModel):
@@ -33,7 +33,7 @@ class _Record(BaseModel):
 
 
 class ListedTask(_Record):
-    """A task with its data, and all its annotations (skipped ones too) and predictions, unparsed."""
+    """A task with its data, all annotations and predictions, unparsed."""
 
     id: int
     data: dict[str, Any] = Field(default_factory=dict, repr=False)

@@ -1,4 +1,4 @@
-"""HTTP client of one Label Studio, its files and API; the login is sent to it alone."""
+"""HTTP client of one Label Studio, of its files and its API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FILES = ("/data/", "/storage-data/", "/tasks/", "/presign/", "/api/")
 """Paths that need a login; the token is sent to no other, e.g. /logout."""
 
 _ADDRESS_REFUSED = re.compile(rb"provided URL was not allowed|URL resolves to a reserved", re.IGNORECASE)
-"""A 403 about an address within the request, and not about the user (protocol section 9)."""
+"""A 403 about an address in the request (protocol section 9)."""
 
 _MARKUP = re.compile(r"<[^<>]*>")
 
@@ -109,7 +109,7 @@ class LabelStudio:
         return f"{self.origin}{self._prefix}{path}"
 
     def is_api(self, url: str) -> bool:
-        """Whether an address from `own_url` is one of the API, which no task may have requested.
+        """Whether an address is one of the API, which no task may have requested.
 
         Raises:
             ImageRefused: it is not an address.
@@ -220,7 +220,7 @@ class LabelStudio:
         self.fetcher.close()
 
     def _stripped(self, path: str) -> str:
-        """A path without the base address's prefix, which Label Studio behind a proxy may write."""
+        """A path without the base address's prefix, which a proxy may add."""
         return path[len(self._prefix) :] if self._prefix and path.startswith(f"{self._prefix}/") else path
 
     def _request(
@@ -253,9 +253,10 @@ class LabelStudio:
             raise LabelStudioUnreachable(f"Label Studio: {error}") from None
 
     def _refresh(self, personal: str) -> str:
-        """An access token for a personal access token, within the deadline of a request."""
+        """An access token for a personal one, within the deadline of a request."""
         address = Address.of(f"{self.base_url}/api/token/refresh/")
-        body, headers = json.dumps({"refresh": personal}).encode(), {"Content-Type": "application/json"}
+        body = json.dumps({"refresh": personal}).encode()
+        headers = {"Content-Type": "application/json"}
         answer = self._exchange("POST", address, headers, body)
         if answer.status in (400, 401, 403):
             raise self._unauthorized()
@@ -282,7 +283,7 @@ class LabelStudio:
 def open_label_studio(
     settings: Settings, base_url: str, token: str | None, *, trusted: bool = True, hostname: str = ""
 ) -> LabelStudio:
-    """A client with the settings' limits and allowed hosts; for the other arguments see `LabelStudio`.
+    """A `LabelStudio` with the settings' limits and allowed hosts.
 
     Raises:
         SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't
@@ -314,7 +315,7 @@ def connect_command(project: int | None = None) -> str:
 
 
 def _reasons(body: bytes) -> str:
-    """The reasons in a refusal on one line, after a colon, at most 400 characters; ".": none."""
+    """The reasons in a refusal, after a colon, at most 400 characters; ".": none."""
     try:
         answer = json.loads(body)
         found = [text for key in ("validation_errors", "detail") for text in _texts(answer.get(key))]

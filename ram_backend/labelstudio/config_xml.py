@@ -101,7 +101,7 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def vocabulary_config(tags: Iterable[Tag]) -> str:
-    """A `Taxonomy` (XML, one tag a line) of `tags` by category and alphabet, each name once."""
+    """A `Taxonomy` (XML, one tag a line) of `tags` by category and alphabet."""
     first: dict[str, Tag] = {}
     for tag in tags:
         first.setdefault(tag.name, tag)

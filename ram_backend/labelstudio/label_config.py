@@ -1,4 +1,4 @@
-"""Parser of label configs: which controls get tags, of which image, which show confidences."""
+"""Parser of label configs: which controls get tags, and which confidences."""
 
 from __future__ import annotations
 
@@ -136,8 +136,10 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
 
 
 def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) -> TagControl | None:
-    kind, name, to_name = cast("ControlKind", node.tag), node.get("name"), _to_name(node, images)
-    is_list, free, entry = kind in _LISTS, kind == "textarea", "label" if kind in REGIONS else "choice"
+    kind = cast("ControlKind", node.tag)
+    name, to_name = node.get("name"), _to_name(node, images)
+    is_list, free = kind in _LISTS, kind == "textarea"
+    entry = "label" if kind in REGIONS else "choice"
     nesting: Nesting = "nodes" if kind == "taxonomy" else "flat"
     if node.is_true({"taxonomy": "leafsonly", "choices": "allownested"}.get(kind, "")):
         nesting = "leaves"
@@ -164,14 +166,17 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
     several = [each for each in _to_names(node) if each in images]
     if len(several) > 1:
         notes.append(f"{_shown(node)} is for {', '.join(several)}: the tags are those of {to_name} alone")
-    if foreign := [text for each in choices for text in each.texts if text.isalpha() and not LATIN.search(text)]:
+    words = [text for each in choices for text in each.texts if text.isalpha()]
+    if foreign := [word for word in words if not LATIN.search(word)]:
         some = ", ".join(foreign[:5])
         notes.append(f"{_shown(node)}: {some}: the vocabulary is English: give an alias or predicted_values in it")
     if kind == "choices" and nesting != "flat":
         notes.append(
             f"{_shown(node)} has allowNested: Label Studio's strict mode takes no answer for it; prefer a Taxonomy"
         )
-    threshold, precision = _share(node, "model_score_threshold"), _share(node, "model_min_precision")
+
+    threshold = _share(node, "model_score_threshold")
+    precision = _share(node, "model_min_precision")
     if threshold is not None and precision is not None:
         raise LabelConfigError(
             f"{_shown(node)} has model_score_threshold and model_min_precision: give one of them, a score above which"
@@ -212,13 +217,16 @@ def _options(control: Node, name: str) -> Iterator[dict[str, object]]:
 
 def _captions(nodes: Sequence[Node], tags: Sequence[TagControl]) -> dict[str, str]:
     """`TextArea`s of the tagged images that ask for a caption, by attribute or name."""
-    images, names = {control.to_name: "" for control in tags}, {control.name for control in tags}
-    found = (node for node in nodes if node.tag == "textarea" and _is_caption(node) and not _shows_confidences(node))
-    return {
-        node.get("name"): to_name
-        for node in found
-        if (to_name := _to_name(node, images)) and node.get("name") not in {"", *names} and not node.conditional
-    }
+    images = {control.to_name: "" for control in tags}
+    taken = {"", *(control.name for control in tags)}
+    found: dict[str, str] = {}
+    for node in nodes:
+        name, to_name = node.get("name"), _to_name(node, images)
+        if node.tag != "textarea" or not _is_caption(node) or _shows_confidences(node):
+            continue
+        if to_name and name not in taken and not node.conditional:
+            found[name] = to_name
+    return found
 
 
 def _is_caption(area: Node) -> bool:
@@ -228,7 +236,8 @@ def _is_caption(area: Node) -> bool:
 
 def _confidence_controls(nodes: Sequence[Node], tags: Sequence[TagControl]) -> dict[str, tuple[ConfidenceControl, ...]]:
     """Controls that show confidences: by image name at most one of each kind."""
-    images, names = {control.to_name: "" for control in tags}, {control.name for control in tags}
+    images = {control.to_name: "" for control in tags}
+    names = {control.name for control in tags}
     found: dict[str, dict[str, ConfidenceControl]] = {}
     for node in nodes:
         control = _confidence_control(node, images)
@@ -238,7 +247,7 @@ def _confidence_controls(nodes: Sequence[Node], tags: Sequence[TagControl]) -> d
 
 
 def _confidence_control(node: Node, images: Mapping[str, str]) -> ConfidenceControl | None:
-    """A `TextArea` that nobody can type in, or invisible `RectangleLabels`, also conditional."""
+    """A `TextArea` that nobody can type in, or invisible `RectangleLabels`."""
     name, to_name = node.get("name"), _to_name(node, images)
     if not name or to_name is None or node.is_true("perregion") or node.is_true("peritem"):
         return None

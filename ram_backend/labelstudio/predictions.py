@@ -1,8 +1,8 @@
 """Writer of Label Studio's prediction objects (protocol section 5), from scores.
 
-One item per tag control with all ticked values (of several items Label Studio
-keeps only the last), but a region per label, or per box of it; and confidences
-only where the config has a control for them.
+One item per tag control with all ticked values, since Label Studio keeps only
+the last of several, but a region per label or box. Confidences are written only
+for controls that show them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from ram_backend.labelstudio.schema import VALUE_KEYS, Choice, ConfidenceControl
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 RANDOM_UNTIL = 200
-"""Photos learned from until the most uncertain tasks come first: scores say too little before."""
+"""Photos learned from until scores say enough to order tasks."""
 RANDOM_SCORES = (0.28, 0.8)
 """Scores of tasks at a random place: about the 5 and 97 % quantiles of Flickr photos."""
 
 Item = dict[str, Any]
 Size = tuple[int, int]
 Boxes = Mapping[str, Sequence[tuple[float, tuple[float, float, float, float] | list[int]]]]
-"""Value of a choice -> its boxes, best first: (score, (x0, y0, x1, y1)), shares of width and height; of `BrushLabels`
-its masks: (score, `brush_rle`)."""
+"""Value of a choice -> its boxes, best first: (score, (x0, y0, x1, y1)), as shares.
+
+Of `BrushLabels` its masks: (score, `brush_rle`).
+"""
 RUN_BITS = (4, 8, 12, 16)
 """Sizes of a run's length in `brush_rle`."""
 
 
 @dataclass(frozen=True)
 class ScoredChoice:
-    """A choice, its calibrated probability in [0, 1], and the threshold above which it is ticked."""
+    """A choice, its probability in [0, 1], and the threshold of a tick."""
 
     choice: Choice
     score: float
@@ -54,9 +56,8 @@ def prediction(
     """One task's prediction: `{"model_version", "score", "result"}`.
 
     A control ticks the choices whose score is strictly above their threshold,
-    best first (equal scores: in the order given), at most `top_k`; a single
-    choice ticks the best of them, and where the annotator is required to choose
-    the best of all. A control that ticks nothing has no item.
+    best first, at most `top_k`; a single choice ticks the best of them, and
+    a required one the best of all. A control that ticks nothing has no item.
 
     The score is 1 / (1 + expected edits), rounded to 6 digits: uncertainty
     sampling serves low scores first. Of each control the choices count that
@@ -90,7 +91,8 @@ def prediction(
             places = (boxes or {}).get(control.name, {})
             result += _regions(control, kept, places, sizes.get(control.to_name))
         elif kept:
-            values = [one.choice.value if control.nesting == "flat" else list(one.choice.path) for one in kept]
+            flat = control.nesting == "flat"
+            values = [one.choice.value if flat else list(one.choice.path) for one in kept]
             confidence = round(sum(margins) / len(margins), 6)
             result.append(_item(control, {VALUE_KEYS[control.kind]: values}) | {"score": confidence})
     for to_name, row in schema.confidence_controls.items():
@@ -108,7 +110,7 @@ def prediction(
 
 
 def empty_prediction(model_version: str) -> dict[str, Any]:
-    """Of an image that can't be tagged: score 1.0, so that uncertainty sampling serves it last."""
+    """Of an image that can't be tagged; uncertainty sampling serves score 1.0 last."""
     return {"model_version": model_version, "score": 1.0, "result": []}
 
 
@@ -116,8 +118,7 @@ def place_in_order(task: int, score: float, learned: int) -> float:
     """Score by which a task is served, the lowest first: random, later by expected edits.
 
     It is random, by the task's number, until `RANDOM_UNTIL` photos are learned
-    from, and for one task in five for ever. Random ones are spread as scores
-    of photos of everyday life are, so that they come at any time.
+    from, and for one task in five for ever, spread as scores of photos are.
 
     Args:
         task: its number.
@@ -131,7 +132,7 @@ def place_in_order(task: int, score: float, learned: int) -> float:
 
 
 def is_always_random(task: int) -> bool:
-    """One task in five is never served by its score: what is measured on those alone holds for all photos."""
+    """One task in five is never served by its score: an unbiased sample of all."""
     return _digest(task)[0] % 5 == 0
 
 
@@ -140,7 +141,7 @@ def _digest(task: int) -> bytes:
 
 
 def margins_of(kept: Sequence[ScoredChoice], others: Sequence[ScoredChoice]) -> list[float]:
-    """Margins of the least certain choices of one control, each in [0, 1]; their mean is its confidence.
+    """Margins of a control's least certain choices, in [0, 1]; their mean is its confidence.
 
     The margin is the distance of a score from its threshold, as a share of the
     room on that side: |2p - 1| where the threshold is 0.5; 0 for a choice on
@@ -186,10 +187,10 @@ def _best_first(scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:
 def _regions(control: TagControl, kept: Sequence[ScoredChoice], boxes: Boxes, size: Size | None) -> list[Item]:
     """A region per box or mask of each choice, by default the whole image."""
     items: list[Item] = []
-    nothing = [] if control.kind == "brushlabels" else [WHOLE]
-    placed = [
-        (one, box) for one in kept for box in boxes.get(one.choice.value) or [(one.score, box) for box in nothing]
-    ]
+    placed: list[tuple[ScoredChoice, Any]] = []
+    for one in kept:
+        nothing = [] if control.kind == "brushlabels" else [(one.score, WHOLE)]
+        placed += [(one, box) for box in boxes.get(one.choice.value) or nothing]
     for number, (one, (score, box)) in enumerate(placed, start=1):
         region = _region(control, score, number, one.choice.value, size, box)
         if control.rectangle_control is not None:
@@ -220,7 +221,7 @@ def _region(
 
 
 def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
-    """Bytes of a mask (height, width) as Label Studio's brush has it: run lengths of RGBA values, row by row.
+    """Bytes of a mask (height, width) for Label Studio's brush: run lengths of RGBA.
 
     A head of 32 bits for the number of values, 5 for the size of a value less
     1, and 4 for each of `RUN_BITS` less 1; then per run a 1, two bits for the
@@ -247,7 +248,7 @@ def _item(control: TagControl | ConfidenceControl, value: dict[str, Any]) -> Ite
 
 
 def _text_item(control: ConfidenceControl, shown: Sequence[ScoredChoice]) -> Item:
-    """Lines such as "cat  93%", best first; tags that read the same have their whole path."""
+    """Lines such as "cat  93%", best first; equal names get their whole path."""
     names = [one.choice.label for one in shown]
     lines = [
         f"{name if names.count(name) == 1 else ' / '.join(one.choice.path)}  {_unit(one.score):.0%}"
@@ -257,7 +258,7 @@ def _text_item(control: ConfidenceControl, shown: Sequence[ScoredChoice]) -> Ite
 
 
 def _rectangle_items(control: ConfidenceControl, shown: Sequence[ScoredChoice], size: Size) -> list[Item]:
-    """An invisible rectangle over the whole image, with the score, per tag with a `Label`."""
+    """An invisible rectangle over the whole image per tag with a `Label`."""
     labels = dict(control.labels)
     best: dict[str, ScoredChoice] = {}
     for one in shown:

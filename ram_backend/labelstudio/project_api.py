@@ -29,7 +29,7 @@ RETRIEVING_SECONDS = 110.0
 """Label Studio waits up to 100 s for the backend (protocol section 3)."""
 
 CONNECTING_SECONDS = 40.0
-"""Label Studio requests `/health` and `/setup` twice, with retries (protocol section 1)."""
+"""Label Studio requests `/health` and `/setup` twice (protocol section 1)."""
 
 _ALL_EVENTS = {"send_payload": True, "send_for_all_actions": True, "is_active": True}
 _V = TypeVar("_V")
@@ -46,6 +46,7 @@ class ProjectApi:
     def __init__(self, label_studio: LabelStudio, project_id: int) -> None:
         self.label_studio = label_studio
         self.project_id = project_id
+        self._query = urlencode({"project": project_id})
 
     # Tasks
 
@@ -54,7 +55,7 @@ class ProjectApi:
         return self._after()
 
     def annotated_tasks(self) -> Iterator[ListedTask]:
-        """All tasks with at least one annotation that is not skipped, by rising number."""
+        """All tasks with an annotation that is not skipped, by rising number."""
         return self._after(_filter("total_annotations", "greater", "Number", 0))
 
     def tasks(
@@ -62,7 +63,8 @@ class ProjectApi:
     ) -> Iterator[ListedTask]:
         """The tasks with these numbers that exist and meet all conditions."""
         for start in range(0, len(numbers), PAGE):
-            query: dict[str, Any] = {"selectedItems": {"all": False, "included": list(numbers[start : start + PAGE])}}
+            some = list(numbers[start : start + PAGE])
+            query: dict[str, Any] = {"selectedItems": {"all": False, "included": some}}
             if conditions:
                 query["filters"] = {"conjunction": "and", "items": conditions}
             yield from self._page(query, fields)
@@ -90,7 +92,7 @@ class ProjectApi:
         return next(self._after(_of_version("contains", version), fields="task_only"), None) is not None
 
     def failed(self, version: str) -> Iterator[TaskPredictions]:
-        """The tasks whose prediction of that version is empty: their image was not fetched."""
+        """The tasks whose prediction of that version is empty (image not fetched)."""
         tasks = self._after(_filter("predictions_results", "equal", "String", "[]"))
         return (found for task in tasks if (found := TaskPredictions.of(task, version)).failed)
 
@@ -132,8 +134,8 @@ class ProjectApi:
         self._send("PATCH", f"/api/projects/{self.project_id}/", fields)
 
     def add_tabs(self, *tabs: Mapping[str, Any]) -> bool:
-        """Adds tabs of the Data Manager that the project lacks by title; whether it lacked any."""
-        found = self._value(list, self._send("GET", f"/api/dm/views/?{urlencode({'project': self.project_id})}"))
+        """Adds missing tabs of the Data Manager, by title; returns whether any was."""
+        found = self._value(list, self._send("GET", f"/api/dm/views/?{self._query}"))
         titles = {each["data"].get("title") for each in found}
         missing = [tab for tab in tabs if tab["title"] not in titles]
         for tab in missing:
@@ -143,7 +145,7 @@ class ProjectApi:
 
     def backends(self) -> list[ConnectedBackend]:
         """The project's backends; Label Studio requests `/setup` of each first."""
-        return valid_rows(ConnectedBackend, self._send("GET", f"/api/ml?{urlencode({'project': self.project_id})}"))
+        return valid_rows(ConnectedBackend, self._send("GET", f"/api/ml?{self._query}"))
 
     def add_backend(self, url: str, title: str, fields: Mapping[str, Any]) -> None:
         """Connects a backend; Label Studio requests its `/setup`, and registers a webhook.
@@ -180,12 +182,10 @@ class ProjectApi:
         login: tuple[str, str] | None = None,
         over_others: bool = False,
     ) -> str | None:
-        """Shows annotators live predictions of a version, ordered by their uncertainty (protocol section 5).
+        """Shows annotators live predictions of a version (protocol section 5).
 
-        Label Studio shows the predictions of the version that the *project*
-        names, and requests live ones only while that is the backend's *title*.
-        So both are set to the model version. A project that names the title
-        follows its change.
+        Label Studio shows the version that the *project* names, and requests live
+        predictions only while that is the backend's *title*: both are set.
 
         `backend` is the project's first one, `version` what it serves; returns
         the version that was chosen by hand and is still shown, unless
@@ -202,7 +202,7 @@ class ProjectApi:
 
     def webhooks(self) -> list[Webhook]:
         """The project's webhooks."""
-        return valid_rows(Webhook, self._send("GET", f"/api/webhooks/?{urlencode({'project': self.project_id})}"))
+        return valid_rows(Webhook, self._send("GET", f"/api/webhooks/?{self._query}"))
 
     def add_webhook(self, url: str, headers: Mapping[str, str]) -> None:
         """Registers a webhook for all events."""
@@ -244,7 +244,8 @@ class ProjectApi:
         written = json.dumps({**query, "ordering": ["tasks:id"]}, separators=(",", ":"))
         path = f"/api/tasks?{urlencode(parameters)}&resolve_uri=false&query={quote(written)}"
         found = self._value(dict, self._send("GET", path, seconds=LISTING_SECONDS)).get("tasks")
-        return list({task.id: task for task in valid_rows(ListedTask, self._value(list, found))}.values())
+        tasks = valid_rows(ListedTask, self._value(list, found))
+        return list({task.id: task for task in tasks}.values())
 
     def _send(self, method: str, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
         return self.label_studio.send_json(method, path, body, seconds=seconds)
@@ -262,7 +263,8 @@ class ProjectApi:
 def basic_auth(login: tuple[str, str] | None) -> dict[str, Any]:
     """The login fields of a backend's record; None: no login."""
     user, password = login or ("", "")
-    return {"auth_method": "BASIC_AUTH" if login else "NONE", "basic_auth_user": user, "basic_auth_pass": password}
+    method = "BASIC_AUTH" if login else "NONE"
+    return {"auth_method": method, "basic_auth_user": user, "basic_auth_pass": password}
 
 
 def _filter(column: str, operator: str, kind: str, value: object) -> dict[str, Any]:

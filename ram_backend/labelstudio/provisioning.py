@@ -1,4 +1,4 @@
-"""Idempotent provisioning of a project (label config, backend, webhook, live predictions), and its diagnosis.
+"""Idempotent provisioning of a project, and its diagnosis.
 
 Label Studio's traps (protocol sections 5, 7 and 9): it registers a webhook
 without secret, leaves half a connection behind where it refuses an address,
@@ -98,11 +98,13 @@ class Provisioner:
         self._label_config()
         backend = self._backend()
         self._webhook(backend)
-        self._report("tab", UNCERTAIN_FIRST["title"], self._api.add_tabs({"title": "Default"}, UNCERTAIN_FIRST))
+        is_new = self._api.add_tabs({"title": "Default"}, UNCERTAIN_FIRST)
+        self._report("tab", UNCERTAIN_FIRST["title"], is_new)
         return self._predictions(backend)
 
     def _label_config(self) -> None:
-        wanted, current = self._options.label_config, self._api.settings().label_config
+        wanted = self._options.label_config
+        current = self._api.settings().label_config
         if wanted is None:
             try:
                 parse_label_config(current)
@@ -134,9 +136,11 @@ class Provisioner:
         login, extra = self._options.login, self._options.extra_params
         fields: dict[str, Any] = {} if extra is None else {"extra_params": dict(extra)}
         if not ours:
+            if login is not None:
+                fields |= basic_auth(login)
             try:
                 with _explained():
-                    self._api.add_backend(self._url, TITLE, fields if login is None else fields | basic_auth(login))
+                    self._api.add_backend(self._url, TITLE, fields)
             except (LabelStudioRefused, NotAvailable):
                 for half in self._ours():
                     self._api.delete_backend(half.id)
@@ -146,13 +150,15 @@ class Provisioner:
         elif self._is_right(ours[0]):
             self._report("backend", f"{self._url} is connected", False)
         else:
+            if login or ours[0].login:
+                fields |= basic_auth(login)
             with _explained():
-                self._api.change_backend(ours[0], **fields, **(basic_auth(login) if login or ours[0].login else {}))
+                self._api.change_backend(ours[0], **fields)
             self._report("backend", f"{self._url} changed", True)
         return self._reached()
 
     def _is_right(self, backend: ConnectedBackend) -> bool:
-        """Whether login and extra params on record are the wanted ones; a wrong password is a failure."""
+        """Whether login and extra params on record are the wanted ones."""
         login, extra = self._options.login, self._options.extra_params
         if login is not None and not backend.answers:
             return False
@@ -237,7 +243,7 @@ def _wants_login(detail: str) -> bool:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a report: the checked thing, its state, a line about it, a remedy or "".
+    """One line of a report: what was checked, its state, what was found, a remedy.
 
     State `note`: it works, with a caveat.
     """
@@ -265,7 +271,8 @@ def diagnose(
             others = ", ".join(each.url for each in backends[1:])
             found = f"{others}: only the first one, {first.url}, predicts"
             yield Finding("other backends", "note", found, f"{reconnect_first} --replace")
-        yield _events([each for each in webhooks if each.backend == first.url.rstrip("/")], secret, reconnect_first)
+        its_webhooks = [each for each in webhooks if each.backend == first.url.rstrip("/")]
+        yield _events(its_webhooks, secret, reconnect_first)
     else:
         yield Finding("backend", "bad", "Label Studio has none on record", f"{reconnect} --url BACKEND")
     known = {each.url.rstrip("/") for each in backends}
@@ -284,12 +291,14 @@ def _backend(backend: ConnectedBackend, reconnect: str) -> Finding:
         remedy = f"look at the backend's log, and see that its login is the one on record; then {reconnect}"
         return Finding("backend", "bad", f"Label Studio gets an error from {backend.url}{reason}", remedy)
     if backend.state == "DI":
-        remedy = (
-            UNREACHED if is_loopback(backend.url) else "see that it runs, and that Label Studio may reach that address"
-        )
+        remedy = "see that it runs, and that Label Studio may reach that address"
+        if is_loopback(backend.url):
+            remedy = UNREACHED
         return Finding("backend", "bad", f"Label Studio can't reach {backend.url}{reason}", f"start it; {remedy}")
     found = f"Label Studio reaches {backend.url}, which serves {backend.model_version or 'nothing'}"
-    return Finding("backend", "ok", found) if backend.model_version else Finding("backend", "bad", found, reconnect)
+    if not backend.model_version:
+        return Finding("backend", "bad", found, reconnect)
+    return Finding("backend", "ok", found)
 
 
 def _events(webhooks: Sequence[Webhook], secret: Mapping[str, str], remedy: str) -> Finding:

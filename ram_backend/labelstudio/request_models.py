@@ -1,4 +1,4 @@
-"""Pydantic models of the bodies of `/setup`, `/predict` and `/webhook` (protocol sections 2, 3 and 7).
+"""Pydantic models of `/setup`, `/predict`, `/webhook` (protocol sections 2, 3, 7).
 
 Unknown fields are ignored, optional ones may be missing or null. Annotations
 and tasks of a webhook stay unparsed.
@@ -19,7 +19,7 @@ from ram_backend.labelstudio.config_xml import MAX_CHARACTERS
 
 MAX_CONTAINERS = 100_000
 MAX_VALUES = 500_000
-"""Limits for lists and objects, and for values: more would take many times the body's size, and long to free."""
+"""Most lists and objects, and values: more take many times the body's size."""
 
 _LARGEST = 2**63 - 1
 _Text = str | None
@@ -79,7 +79,7 @@ class PredictRequest(_Lenient):
 
 
 class EventProject(_Lenient):
-    """The used fields of an event's project; "start training at each submit" is 1 annotation, else 0."""
+    """The used fields of an event's project."""
 
     id: Any = None
     created_at: Any = None
@@ -108,7 +108,7 @@ class WebhookRequest(_Lenient):
 
     @property
     def project_reference(self) -> str:
-        """The project as in `/setup`, such as "1.1795452148"; "" where the body has no number."""
+        """The project as in `/setup`, such as "1.1795452148"; "": none."""
         project = self.project if isinstance(self.project, EventProject) else EventProject(id=self.project)
         number = project.id
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST:
@@ -117,7 +117,7 @@ class WebhookRequest(_Lenient):
 
     @property
     def annotation_objects(self) -> list[dict[str, Any]]:
-        """All annotations of the event, created, updated or deleted; deleted ones have `id` alone."""
+        """All annotations of the event; deleted ones have `id` alone."""
         return [*_objects(self.annotation), *_objects(self.annotations)]
 
     @property

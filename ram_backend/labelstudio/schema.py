@@ -1,4 +1,4 @@
-"""Schema of a label config: tag controls, their choices, and look-ups in a task's data."""
+"""Schema of a label config: tag controls, choices, look-ups in a task's data."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ ADD_COSTS: Mapping[ControlKind, float] = {
     **dict.fromkeys(REGIONS, 1.5),
     "textarea": 3.5,
 }
-"""What it costs to add a missing tag, in removed ticks, by the control's kind: a click in a list; in a `Taxonomy` a
-click that opens it, five keys of a search and a click; a label and a drag against a click and a key; a typed line of a
-`TextArea` against a click. Clicks and keys take the times of the keystroke-level model (Card, Moran, Newell 1980)."""
+"""Cost of adding a missing tag, in removed ticks, by the control's kind.
+
+A click in a list; in a `Taxonomy` two clicks and five keys; for a region a
+label and a drag; in a `TextArea` a typed line. Times are those of the
+keystroke-level model (Card, Moran, Newell 1980).
+"""
 LISTED_CHOICES = 200
 """A longer list of `Choices` doesn't fit on screen: adding costs as in a `Taxonomy`."""
 
 Nesting = Literal["flat", "nodes", "leaves"]
-"""The entries that can be ticked: the top level (`Choices`), all (`Taxonomy`), or leaves."""
+"""The entries that can be ticked: the top level, all, or leaves."""
 
 MAX_OPTION_DEPTH, MAX_OPTIONS = 100, 50_000
 MAX_TEXTS = 1000
 """Most `predicted_values` of a choice."""
 
 LATIN = re.compile("[a-zA-Z\u00c0-\u024f]")
-"""Vocabularies are English: an alias is scored in place of a value without such a letter."""
+"""Vocabularies are English: of a value without these, the alias is scored."""
 
 _STEP = re.compile(r"[^.\[\]]+")
 
@@ -131,7 +134,7 @@ class TagControl:
 
 @dataclass(frozen=True)
 class ConfidenceControl:
-    """A control that shows confidences; `labels`: value or alias of a `Label` -> name in results."""
+    """A control that shows confidences; `labels`: value or alias -> name in results."""
 
     name: str
     to_name: str

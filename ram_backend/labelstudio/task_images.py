@@ -1,4 +1,4 @@
-"""Concurrent fetching of tasks' images, from Label Studio or from elsewhere."""
+"""Concurrent fetching of tasks' images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DECODINGS = 3
 _CLOUD = ("s3://", "gs://", "azure-blob://")
 
 Outcome = bytes | ImageError | ImageUnreachable
-"""An image's bytes; ImageError: it can never be read; ImageUnreachable: it may be later."""
+"""An image's bytes; ImageError: unreadable; ImageUnreachable: perhaps later."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class TaskImages:
     def save_all(
         self, references: Sequence[ImageReference], folder: Path, failed: Callable[[str], object]
     ) -> list[Path | None]:
-        """Files of images in a folder, named by their tasks; `failed` is called where there is none.
+        """Files of images in a folder, named by their tasks; `failed` gets the errors.
 
         Raises:
             LabelStudioUnreachable: as `fetch_all`.
@@ -146,7 +146,7 @@ class TaskImages:
 
 
 def _check_path(value: str) -> None:
-    """A file of Label Studio lies below a folder: no step up leads out of it, however often it is encoded.
+    """Whether a file lies below a folder: no step up, encoded or not, leads out.
 
     Raises:
         ImageRefused: the path, or that of a local file in the query, has a step

@@ -46,7 +46,7 @@ class Login:
         return f"Bearer {self._renewed(stale='')}"
 
     def renew(self, refused: str) -> bool:
-        """After a 401 for the header `refused`: gets another access token, unless another thread just did.
+        """Gets another access token after a 401 for the header `refused`.
 
         Returns:
             Whether a second request may succeed.
