@@ -1,4 +1,4 @@
-"""Boxes and masks of tags as detection data sets: COCO instances, YOLO, Pascal VOC."""
+"""Boxes and masks of tags as detection data sets: COCO, YOLO, Pascal VOC."""
 
 from __future__ import annotations
 
@@ -69,11 +69,10 @@ class BoxSet:
 def files_of(kind: BoxFormat, content: BoxSet) -> Iterator[tuple[str, str]]:
     """The text files of a data set: (path below its folder, content); COCO's path is "".
 
-    COCO's boxes are pixels (x, y, width, height); masks become its run lengths.
+    COCO's boxes are pixels (x, y, width, height); masks become run lengths.
     YOLO has `data.yaml`, `classes.txt`, and per image `labels/NAME.txt` with a
-    class and the box's centre and size a line, beside the photos in `images/`.
-    VOC has an XML file per image, with pixels that count from 1. Only COCO
-    keeps scores and masks.
+    class and the box's centre and size a line. VOC has an XML file per image;
+    its pixels count from 1. Only COCO keeps scores and masks.
 
     Raises:
         InputError: two images would have the same file.

@@ -18,7 +18,7 @@ _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_coco(path: Path) -> BoxSet:
-    """COCO's instances file: every category is a tag, and images without objects count."""
+    """COCO's instances file: every category is a tag, every image counts."""
     with naming(str(path), "COCO's instances (images, annotations, categories)"):
         content: Any = json.loads(read_text(path))
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
@@ -30,7 +30,8 @@ def read_coco(path: Path) -> BoxSet:
             box = _shares((x, y, x + width, y + height), sizes[each["image_id"]])
             mask = each.get("segmentation")
             mask = mask if isinstance(mask, dict) else None
-            found[each["image_id"]].append(LabelledBox(names[each["category_id"]], box, each.get("score"), mask))
+            name = names[each["category_id"]]
+            found[each["image_id"]].append(LabelledBox(name, box, each.get("score"), mask))
         boxed = [BoxedImage(str(images[each]["file_name"]), sizes[each], tuple(found[each])) for each in images]
     return BoxSet(path.stem, tuple(boxed), tuple(dict.fromkeys(names.values())))
 
@@ -42,7 +43,8 @@ def read_yolo(folder: Path) -> BoxSet:
     is not in `images/` has its labels' name and ".jpg".
     """
     tags = _yolo_classes(folder)
-    photos = {path.relative_to(folder / "images") for path in (folder / "images").rglob("*") if path.is_file()}
+    inside = folder / "images"
+    photos = {path.relative_to(inside) for path in inside.rglob("*") if path.is_file()}
     names = {path.with_suffix(""): path for path in sorted(photos)}
     for path in (folder / "labels").rglob("*.txt"):
         stem = path.relative_to(folder / "labels").with_suffix("")
@@ -84,7 +86,8 @@ def read_open_images(path: Path) -> LabelSet:
     Classes that an image has no line about are unknown. Names of classes like
     "/m/01g317" come from a `*class-descriptions*.csv` in the same folder.
     """
-    described = {row[0]: row[1] for file in sorted(path.parent.glob("*class-descriptions*.csv")) for row in _rows(file)}
+    lists = sorted(path.parent.glob("*class-descriptions*.csv"))
+    described = {row[0]: row[1] for file in lists for row in _rows(file)}
     rows = _rows(path)
     with naming(f"{path}, line 1", "OpenImages' header (ImageID, LabelName, ...)"):
         header = next(rows, [])
@@ -94,7 +97,8 @@ def read_open_images(path: Path) -> LabelSet:
     tags: dict[str, None] = {}
     for number, row in enumerate(rows, start=2):
         with naming(f"{path}, line {number}", "a label of an image"):
-            name, confidence = row[label_at], 1.0 if confidence_at is None else float(row[confidence_at])
+            name = row[label_at]
+            confidence = 1.0 if confidence_at is None else float(row[confidence_at])
             if name.startswith("/") and name not in described:
                 raise InputError(f"{path}, line {number}: {name} has no name: put *class-descriptions*.csv beside it.")
             tag = described.get(name, name)

@@ -1,4 +1,4 @@
-"""Evaluation of models on a labelled set: score, exclude leaks, compute figures."""
+"""Evaluation of models on a labelled set: scores, leaks, figures."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def evaluate(
 
 
 def _leaks(candidates: Sequence[Candidate], scored: ScoredImages) -> dict[int, tuple[str, list[str]]]:
-    """Rows of leaked images: the kind, and the models that have learned from them."""
+    """Rows of leaked images: the kind, and the models that learned them."""
     found: dict[int, tuple[str, list[str]]] = {}
     for each in candidates:
         rows = {} if each.training is None else each.training.leaks(scored.sha256, scored.phash)

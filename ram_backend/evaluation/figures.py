@@ -1,4 +1,4 @@
-"""Figures of models on a labelled set: per model, per tag, and comparisons. Pure."""
+"""Figures of models on a labelled set, per model and tag, compared. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BoolArray = NDArray[np.bool_]
 MIN_POSITIVES = 3
 """Known positives from which on a tag's AP counts in mAP."""
 MOST_RESAMPLED = 20_000_000
-"""Resamples x images, at most: with very many images intervals are narrow anyhow."""
+"""Resamples x images, at most."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def _points(model: ModelScores, tags: Sequence[str], labels: BoolArray, known: B
     points = metrics.reliability(model.scores, labels, known) if model.thresholds is not None else ()
     bins = zip(*(each.tolist() for each in points), strict=True)
     found = metrics.average_precision_per_tag(model.scores, labels, known).tolist()
-    positives, negatives = (labels & known).sum(axis=0).tolist(), (~labels & known).sum(axis=0).tolist()
+    positives = (labels & known).sum(axis=0).tolist()
+    negatives = (~labels & known).sum(axis=0).tolist()
     rows = zip(tags, positives, negatives, found, strict=True)
     return {
         "reliability": [{"score": score, "right": right, "pairs": int(pairs)} for score, right, pairs in bins if pairs],

@@ -94,7 +94,7 @@ class LabelSet:
 
 @contextmanager
 def naming(place: str, what: str) -> Iterator[None]:
-    """Turns what malformed content raises into an InputError: place, `what` it should be."""
+    """Turns errors of malformed content into InputError: place, and `what` it is not."""
     try:
         yield
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Leaks: test images that a model has learned from, by bytes or perceptual hash."""
+"""Leaks: test images that a model has learned from, by bytes or hash."""
 
 from __future__ import annotations
 

@@ -23,8 +23,7 @@ def read_labels(path: Path, *, may_lack_tags: bool = False) -> LabelSet:
     """Reads an annotation file, or a folder of them, by its format (see `FORMATS`).
 
     A tag of a detection data set is right for an image where it has an object.
-    RAM's files need their lists beside them, under the names that the authors
-    gave them; OpenImages' labels the class descriptions.
+    RAM's files need their lists beside them, OpenImages' the class descriptions.
 
     Raises:
         InputError: the file is missing, of no known format, or malformed; names

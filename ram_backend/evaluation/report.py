@@ -1,4 +1,4 @@
-"""Report of an evaluation: table of models by sets, HTML page with reliability diagrams."""
+"""Report of an evaluation: table of models by sets, and HTML page."""
 
 from __future__ import annotations
 
