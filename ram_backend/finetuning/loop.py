@@ -86,7 +86,7 @@ def augmentation(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.T
 
 
 class _Items(Dataset[dict[str, Any]]):
-    """By (epoch, row): crops for the network and for CLIP, the row's labels, a caption."""
+    """By (epoch, row): crops for network and CLIP, labels, a caption."""
 
     def __init__(self, bundle: Bundle, examples: Examples, clip: Any, seed: int, settings: Settings) -> None:
         given = bundle.preprocessing
@@ -153,7 +153,8 @@ def finetune(
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=options.accumulate,
     )
-    rank, processes, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    device = accelerator.device
     mean = partial(accelerator.reduce, reduction="mean")
     recipe = Recipe(bundle, subset, options, captions=bool(examples.captions), device=device, mean=mean).train()
     learning = {name: part for name, part in recipe.named_parameters() if part.requires_grad}
@@ -164,20 +165,17 @@ def finetune(
     steps = _steps(len(examples.paths), options, processes)
     identity = (bundle.digest, asdict(options), processes, subset.names, examples, clip is None)
     labels = np.stack([examples.labels, examples.known]).tobytes()
-    run, file, start = hashlib.sha256(repr(identity).encode() + labels).hexdigest(), work / CHECKPOINT, 0
-    if file.exists():
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        if state["run"] != run:
-            raise InputError(f"{file} is of a run with other labels or options: remove it, or use another --out.")
-        for name, part in learning.items():
-            part.data.copy_(state["learning"][name])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
+    run = hashlib.sha256(repr(identity).encode() + labels).hexdigest()
+    file = work / CHECKPOINT
+    start = _resumed(file, run, learning, optimizer)
     keys = [[(epoch, int(row)) for row in rows[rank]] for epoch, rows in steps[start:]]
     items = _Items(bundle, examples, clip, options.seed, settings)
-    workers, saved = min(8, (settings.cpu_threads() - 1) // processes), monotonic()
+
+    workers = min(8, (settings.cpu_threads() - 1) // processes)
+    loader = DataLoader(items, batch_sampler=keys, num_workers=workers)
+    saved = monotonic()
     with torch.random.fork_rng(devices=[]):
-        for step, item in enumerate(DataLoader(items, batch_sampler=keys, num_workers=workers), start=start + 1):
+        for step, item in enumerate(loader, start=start + 1):
             torch.manual_seed((options.seed * len(steps) + step) * processes + rank)
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * (1 + cos(pi * steps[step - 1][0] / options.epochs)) / 2
@@ -197,6 +195,19 @@ def finetune(
     main = accelerator.is_main_process
     accelerator.end_training()
     return recipe.eval(), main
+
+
+def _resumed(file: Path, run: str, learning: dict[str, Any], optimizer: Any) -> int:
+    """Loads a run's checkpoint; returns its step, 0 where there is none."""
+    if not file.exists():
+        return 0
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if state["run"] != run:
+        raise InputError(f"{file} is of a run with other labels or options: remove it, or use another --out.")
+    for name, part in learning.items():
+        part.data.copy_(state["learning"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
 
 
 def write_bundle(
@@ -253,7 +264,7 @@ def write_bundle(
 
 @torch.no_grad()
 def _batch(item: dict[str, Any], bundle: Bundle, clip: Any, parser: CaptionParser | None, accelerator: Any) -> Batch:
-    """Items to a batch on the device, with CLIP's features, and captions for each loss."""
+    """Items to a batch on the device, with CLIP's features and captions."""
     device, rank = accelerator.device, accelerator.process_index
     batch = Batch(*(item[name].to(device) for name in ("images", "labels", "known")))
     with accelerator.autocast():
@@ -270,7 +281,7 @@ def _batch(item: dict[str, Any], bundle: Bundle, clip: Any, parser: CaptionParse
 
 
 def _steps(images: int, options: FinetuningOptions, processes: int) -> list[tuple[int, NDArray[np.int64]]]:
-    """Epoch and rows (processes, batch) of each step; first images fill the last step."""
+    """Epoch and rows (processes, batch) of each step; the last one is filled."""
     together = processes * options.accumulate
     batch = min(options.batch, max(1, images // together))
     found = []

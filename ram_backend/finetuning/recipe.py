@@ -1,4 +1,4 @@
-"""Training losses of RAM, RAM++ and Tag2Text: tags, distillation, alignment, captions.
+"""Training losses of RAM, RAM++ and Tag2Text.
 
     RAM       tags + distillation (+ captions)     arXiv 2306.03514
     RAM++     tags + distillation (+ alignment)    arXiv 2310.15200
@@ -6,9 +6,8 @@
     starter   tags, by cross-entropy; only its head learns
 
 Those in brackets need a caption of each image. The authors sum the losses of
-tags and alignment over a batch of `BATCH` images; here they are `BATCH` times
-the mean, however a batch is divided among processes. The asymmetric loss raises
-scores; where a bundle's are calibrated, cross-entropy leaves them so.
+tags and alignment over `BATCH` images; here they are `BATCH` times the mean.
+The asymmetric loss raises scores; cross-entropy keeps calibrated ones so.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ Part = Literal["head", "projection", "last-stage", "all"]
 BATCH = 26
 """Images of the authors' batch on one GPU."""
 GAMMA_TAGS, GAMMA_ALIGNMENT, MARGIN = 7.0, 4.0, 0.05
-"""Of the asymmetric loss: exponents of negatives; probability below which they count 0."""
+"""Of the asymmetric loss: exponents of negatives, and its clip."""
 TAGS_AT_ONCE = 1024
 """Tags whose activations are in memory together, with gradient checkpointing."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ Note = Callable[[str], object]
 def make_bundle(
     labels: LabelSet, images: Path, settings: Settings, wanted: Mapping[str, Any], progress: Progress, note: Note
 ) -> Bundle | None:
-    """Fine-tunes a bundle, measures it and its base; goes on where it was stopped.
+    """Fine-tunes a bundle, or goes on with it; measures it and its base.
 
     Args:
         labels: images of split `train` or none are learned from. All others, or
@@ -57,7 +58,8 @@ def make_bundle(
     """
     options = dict(wanted)
     name, part, clip = options.pop("name"), options.pop("part"), options.pop("clip")
-    work, tags = settings.data_dir / "finetuning" / name, list(dict.fromkeys(labels.tags))
+    work = settings.data_dir / "finetuning" / name
+    tags = list(dict.fromkeys(labels.tags))
     learned, left_out = _parts(labels)
     progress("load the model", 0, 0)
     base = find_bundle(settings.bundle, settings.bundles_dir)
@@ -75,9 +77,12 @@ def make_bundle(
 
     def measure(made: Bundle) -> dict[str, Any]:
         progress("measure", 0, 0)
-        given: Any = {"device": settings.device, "precision": settings.precision, "threads": settings.cpu_threads()}
-        taggers = [Tagger(each, load_network(each, **given), subset) for each in (base, made)]
-        models = [Candidate(each.bundle.name, each, bundle_training_images(each.bundle)) for each in taggers]
+        device, threads = settings.device, settings.cpu_threads()
+        models = []
+        for bundle in (base, made):
+            network = load_network(bundle, device=device, precision=settings.precision, threads=threads)
+            tagger = Tagger(bundle, network, subset)
+            models.append(Candidate(bundle.name, tagger, bundle_training_images(bundle)))
         try:
             return evaluate(left_out, images, tags, models, settings)
         except InputError as error:  # no reason to lose what has learned
@@ -107,12 +112,13 @@ def _parts(found: LabelSet) -> tuple[LabelSet, LabelSet]:
 def _examples(
     learned: LabelSet, folder: Path, tags: list[str], base: Bundle, settings: Settings, progress: Progress, note: Note
 ) -> tuple[Examples, list[str]]:
-    """What can be read of the images, and its lines for the list of training images."""
-    threads, hashes, errors = settings.cpu_threads(), dict[int, str](), list[ImageError]()
+    """What can be read of the images, and lines for the list of training images."""
+    threads = settings.cpu_threads()
+    hashes, errors = dict[int, str](), list[ImageError]()
     loader = open_image_loader(settings, base.preprocessing, "", cached=False, decoders=threads, hashed=True)
     paths = [folder / image.file for image in learned.images]
-    loaded = (each for part in loader.batches(paths, settings.batch_size, threads=threads) for each in part)
-    for row, (_, image) in enumerate(loaded):
+    loaded = loader.batches(paths, settings.batch_size, threads=threads)
+    for row, (_, image) in enumerate(chain.from_iterable(loaded)):
         progress("read the images", row, len(paths))
         if isinstance(image, ImageError):
             errors.append(image)
