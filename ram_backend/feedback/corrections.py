@@ -1,4 +1,4 @@
-"""Corrections: diff of annotations against the predictions that they started from. Pure.
+"""Corrections: diff of annotations against the shown predictions. Pure.
 
 A tag is its text: two choices with one text are one tag, which is on if either
 is ticked. A ticked entry of a nested list leaves the entries above it unknown.
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import chain
 from typing import Any, Literal
 
 from ram_backend.feedback.events import CurrentAnnotation, LabelSpace
@@ -69,16 +70,16 @@ def corrections_of(
     """The corrections of each usable annotation, one per image with tags.
 
     Without a known prediction to start from, every ticked tag is added.
-    `shown` are served predictions by task, `task_data` newer data of tasks than
-    the events have.
+    `shown`: served predictions by task. `task_data`: newer than the events'.
     """
     usable = [annotation for annotation in annotations if annotation.parsed.usable]
-    data = {
-        each.parsed.task: each.task_data for each in sorted(usable, key=lambda each: each.event_id) if each.task_data
-    }
+    by_age = sorted(usable, key=lambda each: each.event_id)
+    data = {each.parsed.task: each.task_data for each in by_age if each.task_data}
     data |= {task: newer for task, newer in (task_data or {}).items() if newer}
+
     reader = _Reader(schema, usable, shown)
-    return [each for annotation in usable for each in reader.read(annotation, data.get(annotation.parsed.task, {}))]
+    read = (reader.read(annotation, data.get(annotation.parsed.task, {})) for annotation in usable)
+    return list(chain.from_iterable(read))
 
 
 def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
@@ -93,7 +94,7 @@ def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
 
 
 def shown_to(parsed: ParsedAnnotation, shown: Sequence[ShownPrediction]) -> ShownPrediction | None:
-    """The prediction that an annotation started from: by its id, else the last before.
+    """The prediction that an annotation started from, by id or time.
 
     None: it started from none, or the prediction is not known.
     """
@@ -126,7 +127,7 @@ def caption_corrections(
 
 
 class _Reader:
-    """Reads annotations with one plan; what all tasks share is computed once.
+    """Reads annotations by one label config.
 
     The candidates of a control without a list of tags are all tags of the
     project's annotations and served predictions, case folded.
@@ -190,8 +191,10 @@ class _Reader:
         A ticked choice of several texts means that one of them applies, not
         which: they share the weight.
         """
-        on = {self._path(control, path) for path in ticked_paths(control, annotation.parsed.items)} & choices.keys()
-        served = [each for each in (started_from.choices if started_from else ()) if each.control == control.name]
+        ticked = ticked_paths(control, annotation.parsed.items)
+        on = {self._path(control, path) for path in ticked} & choices.keys()
+        everything = started_from.choices if started_from else ()
+        served = [each for each in everything if each.control == control.name]
         shown_on = {self._path(control, each.path) for each in served if each.ticked} & choices.keys()
         scores = {self._path(control, each.path): each.score for each in served}
         for path in on:

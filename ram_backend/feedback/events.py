@@ -30,9 +30,11 @@ from ram_backend.labelstudio.request_models import EventProject, WebhookRequest
 from ram_backend.labelstudio.schema import LabelSchema
 
 EventKind = Literal["stated", "annotation_deleted", "task_deleted", "annotation_missing", "annotation_found"]
-"""`stated`: an annotation as it was then. `annotation_deleted`, `task_deleted`: Label Studio's tombstones, final, as no
-id is given twice. `annotation_missing`: a complete listing lacked the annotation; a later listing that has it again
-revokes that (`annotation_found`)."""
+"""`stated`: an annotation as it was then.
+
+`annotation_deleted`, `task_deleted`: Label Studio's tombstones, final.
+`annotation_missing`: a complete listing lacked it; `annotation_found`: no more.
+"""
 
 STATING = frozenset({"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_UPDATED"})
 DELETING = frozenset({"ANNOTATION_DELETED", "ANNOTATIONS_DELETED"})
@@ -169,7 +171,7 @@ class Fingerprint:
 
 
 def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
-    """The events in one webhook call. Never raises: the log counts what is dropped."""
+    """The events in one webhook call. Never raises: logs what is dropped."""
     entries = request.task_objects if request.action in DELETING_TASKS else request.annotation_objects
     numbers = [number for each in entries if (number := parse_id(each)) is not None]
     if request.action in STATING:
@@ -210,7 +212,7 @@ def statement_event(
 
 
 def current(headers: Iterable[EventHeader]) -> dict[int, EventHeader]:
-    """The latest statement of each annotation that still exists, by its id, ascending.
+    """The latest statement of each annotation that exists, by ascending id.
 
     The latest has the greatest `updated_us`, then the greatest content hash. An
     annotation is gone if it or its task was deleted, in any order of events, or

@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 LabelState = Literal["confirmed", "added", "removed", "untouched", "unknown"]
-"""`confirmed`: shown as on, left on. `added`: ticked by a person. `removed`: shown as on, unticked by a person.
-`untouched`: off, and left off. `unknown`: annotators disagree evenly, or none of them could have chosen it."""
+"""`confirmed`: shown as on, left on. `removed`: shown as on, unticked.
+
+`added`: ticked by a person. `untouched`: off, and left off.
+`unknown`: annotators disagree evenly, or could not choose it.
+"""
 
 PRECEDENCE: Mapping[LabelState, int] = {"confirmed": 4, "added": 3, "removed": 2, "unknown": 1, "untouched": 0}
 """Explicit statements come before silence."""
@@ -91,7 +94,7 @@ def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArra
 
 
 def merge_choices(one: TagLabel | None, other: TagLabel) -> TagLabel:
-    """Merges two choices of one tag: on before off, statements before silence."""
+    """Merges two choices of one tag by `PRECEDENCE`."""
     if one is None:
         return other
 
@@ -106,8 +109,7 @@ def weighted_vote(labels: Sequence[TagLabel]) -> TagLabel:
     """Weighted vote of several annotators on one tag.
 
     The side with more weight wins. Its weight is the mean weight of its voters
-    times (2 x share - 1), where share is its part of all weight: agreement
-    counts in full, a tie is `unknown`.
+    times (2 x share - 1), with its share of all weight; a tie is `unknown`.
     """
     sides = [[each for each in labels if each.label is on and each.weight > 0] for on in (False, True)]
     no, yes = (sum(each.weight for each in side) for side in sides)

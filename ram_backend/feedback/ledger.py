@@ -1,4 +1,4 @@
-"""Event-sourced ledger of annotations: immutable events, and their projection.
+"""Event-sourced ledger of annotations: events, and their projection.
 
 A project's rows from before its first `/setup` have the instance "" and are
 read together with the later ones.
@@ -122,7 +122,7 @@ class Ledger:
         self._database = database
 
     def record(self, key: ProjectKey, events: Sequence[FeedbackEvent]) -> int:
-        """Appends what is new of the events, all or none, durably; returns its number.
+        """Appends new events, all or none, durably; returns their number.
 
         Ids are given one transaction after another: a reader that sees id n
         sees all before it.
@@ -221,7 +221,7 @@ class Ledger:
         Raises:
             DatabaseUnavailable: nothing was written.
         """
-        ordered = sorted(shown, key=lambda each: (each.task_id, each.model_version))  # so that writers can't deadlock
+        ordered = sorted(shown, key=lambda each: (each.task_id, each.model_version))  # no deadlock of writers
         with self._database.writing() as session:
             insert = _insert_into(session, ShownRow)
             number = {"prediction_id": func.coalesce(insert.excluded.prediction_id, ShownRow.prediction_id)}
@@ -246,7 +246,8 @@ class Ledger:
         `annotated`: only of tasks with annotations. `version`: only by that
         version of the project. `limit`: the most predictions.
         """
-        query = select(ShownRow).where(_of_project(ShownRow, key)).order_by(ShownRow.shown_at, ShownRow.row_id)
+        query = select(ShownRow).where(_of_project(ShownRow, key))
+        query = query.order_by(ShownRow.shown_at, ShownRow.row_id)
         if annotated:
             annotated_tasks = (_of_project(EventRow, key), EventRow.kind == "stated")
             query = query.where(ShownRow.task_id.in_(select(EventRow.task_id).where(*annotated_tasks)))

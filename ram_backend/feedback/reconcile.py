@@ -1,4 +1,4 @@
-"""Reconciliation of the ledger with Label Studio: webhooks come late or not at all."""
+"""Reconciliation of the ledger with Label Studio."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ from ram_backend.projects.project import Project, TrustedHost, connection_of
 from ram_backend.settings import Settings
 
 SETTLED = timedelta(seconds=60)
-"""An annotation that arrived later than this before a listing is not taken for gone: Label Studio sends the webhook
-before it commits the annotation."""
+"""An annotation that came later than this before a listing isn't taken for gone.
+
+Label Studio sends the webhook before it commits the annotation.
+"""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = logging.getLogger(__name__)
@@ -192,7 +194,8 @@ def _lost_its_prediction(listed: ParsedAnnotation, known: CurrentAnnotation | No
 
 
 def _shown(task: int, parsed: ParsedAnnotation, prediction: Mapping[str, Any]) -> ShownPrediction:
-    number, version, result = parsed.parent_prediction, prediction.get("model_version"), prediction.get("result")
+    number = parsed.parent_prediction
+    version, result = prediction.get("model_version"), prediction.get("result")
     items = read_items(result if isinstance(result, list) else ())
     return ShownPrediction(
         task_id=task,
