@@ -1,4 +1,4 @@
-"""Connections only where the guard allows (against DNS rebinding), that end on time.
+"""Connections where the guard allows (against DNS rebinding), that end on time.
 
 The host is resolved once, each of its addresses is checked, and the connection
 goes to one of those very addresses. Host header, SNI and certificate check keep

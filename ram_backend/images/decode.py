@@ -1,4 +1,4 @@
-"""Image decoding with Pillow, within limits checked before a pixel is decoded; pHash.
+"""Image decoding with Pillow, within limits; perceptual hash.
 
 Only the formats of `FORMATS` are read: none of them starts another program.
 """
@@ -33,13 +33,13 @@ FORMATS: dict[str, tuple[str, ...]] = {
 """Formats that are read, tried in this order, and their file name endings."""
 
 OTHER_SUFFIXES = (".heic", ".heif", ".tga", ".pdf", ".svg", ".psd", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw")
-"""Of pictures that can't be read: `find_images` takes them, too, so that this is said."""
+"""Of unreadable pictures: `find_images` takes them, so that this is said."""
 
 SUFFIXES = frozenset(suffix for suffixes in (*FORMATS.values(), OTHER_SUFFIXES) for suffix in suffixes)
 """File name endings (lower case) that `find_images` takes from folders."""
 
 MOST_SCANS = 100
-"""Limit for a JPEG: each costs a pass over all pixels; real ones have some ten."""
+"""Limit for a JPEG: each is a pass over all pixels; ten are usual."""
 
 STRIP_PIXELS = 1_000_000
 """Pixels converted at once."""
@@ -49,7 +49,7 @@ HASH_BITS = 64
 HASH_SIDE = 32
 """Side in pixels of the grey picture that is hashed."""
 HASH_PRECISION = 3
-"""Decimals of frequencies, so that a flat picture's rounding noise gives no bits."""
+"""Decimals of frequencies: rounding noise gives no bits."""
 
 _JPEG, _END_OF_IMAGE = b"\xff\xd8\xff", b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"  # compressed data never hold it
@@ -76,10 +76,9 @@ def decode(
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Decodes one image, of animations the first frame.
 
-    Depths other than 8 bits are scaled, never clipped: 16-bit grey by 1/257;
-    wider integers and floats as `_grey_range` says. CMYK goes through Pillow's
-    plain conversion; colour profiles are ignored. Pillow itself turns TIFF
-    images upright while it decodes them, whatever `exif_orientation` says.
+    Depths other than 8 bits are scaled, never clipped (see `_grey_range`). CMYK
+    goes through Pillow's plain conversion; colour profiles are ignored. Pillow
+    itself turns TIFF images upright, whatever `exif_orientation` says.
 
     Args:
         data: the file's bytes, or its path.
@@ -162,17 +161,18 @@ def header_of(data: bytes) -> tuple[int, str]:
 def perceptual_hash(image: Image.Image) -> int:
     """Hash in [0, 2**64) of the DCT: a bit per low frequency, set above their median.
 
-    Sizes, JPEG quality, brightness and contrast hardly change it. Different
-    photos differ in about 32 bits: among two million pairs of photos none
-    differed in 8 or fewer, while 98 % of photos stay within 8 bits of
-    themselves cropped by 2 % on each side. A picture of a single colour has 0;
-    transparency is ignored.
+    Size, JPEG quality, brightness and contrast hardly change it. Among two
+    million pairs of photos none differed in 8 bits or fewer, while 98 % of
+    photos stay within 8 bits of themselves cropped by 2 % on each side. A
+    picture of a single colour has 0; transparency is ignored.
     """
     grey = image.convert("L").resize((HASH_SIDE, HASH_SIDE), Image.Resampling.LANCZOS)
-    frequency, place = np.arange(HASH_SIDE)[:, None], np.arange(HASH_SIDE)[None, :]
+    place = np.arange(HASH_SIDE)
+    frequency = place[:, None]
     cosines = np.cos(np.pi * frequency * (2 * place + 1) / (2 * HASH_SIDE))  # of the DCT of type II
     transformed = cosines @ np.asarray(grey, dtype=np.float64) @ cosines.T
-    order = sorted(((row, column) for row in range(16) for column in range(16)), key=lambda at: (sum(at), at[0]))
+    places = ((row, column) for row in range(16) for column in range(16))
+    order = sorted(places, key=lambda at: (sum(at), at[0]))
     lowest = order[1 : HASH_BITS + 1]  # without the mean brightness
     frequencies = np.round([transformed[at] for at in lowest], HASH_PRECISION)
     return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
@@ -181,10 +181,9 @@ def perceptual_hash(image: Image.Image) -> int:
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """Image files under the paths, in their order, sorted within folders, each once.
 
-    Files are taken whatever they are called (also missing ones, for `decode` to
-    report). Folders are searched with all subfolders for files with a suffix of
-    `SUFFIXES`; hidden files and subfolders (".x") are skipped, links to folders
-    not followed.
+    Files are taken whatever they are called, also missing ones. Folders are
+    searched, with subfolders, for files with a suffix of `SUFFIXES`. Hidden
+    files and folders (".x") are skipped, links to folders not followed.
 
     Raises:
         ImageUnreadable: a folder can't be listed.
@@ -208,7 +207,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def check_start(path: Path, max_bytes: int, name: str) -> None:
-    """Looks at the size and the first bytes of a file, which costs next to nothing.
+    """Looks at the size and the first bytes of a file, which is cheap.
 
     Raises:
         ImageTooLarge: the file is larger than `max_bytes`.
@@ -220,7 +219,7 @@ def check_start(path: Path, max_bytes: int, name: str) -> None:
 
 
 def read_file(path: Path, max_bytes: int, name: str, *, most: int | None = None) -> bytes:
-    """The bytes of a regular file, at most one more than allowed, or the first `most`.
+    """The bytes of a regular file, one more than allowed, or the first `most`.
 
     Raises:
         ImageTooLarge: the file is larger than `max_bytes`.
@@ -290,7 +289,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
-    """A loaded image as RGB, strip by strip: no step needs memory for all pixels."""
+    """A loaded image as RGB, strip by strip to save memory."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image._new(image.im)  # the same pixels, without what the file says of orientation
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")

@@ -1,4 +1,4 @@
-"""HTTP client for images within limits; messages name no passwords and no queries."""
+"""HTTP client for images, within limits."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ class Answer:
 
 
 class Fetcher:
-    """Fetches images, from many threads at a time; connections are used again."""
+    """Fetches images from many threads; connections are used again."""
 
     def __init__(self, limits: FetchLimits | None = None) -> None:
         self.limits = limits or FetchLimits()
         self._pools = guarded_pools(self.limits.guard, connections=self.limits.connections)
 
     def get(self, url: str) -> bytes:
-        """The bytes of an image at an http, https or data URL, fetched without credentials.
+        """The bytes of an image at an http, https or data URL, without credentials.
 
         Raises:
             ImageRefused: the address, or one that it redirects to, is not
@@ -216,7 +216,7 @@ def _from_data_uri(uri: str, limit: int) -> bytes:
 
 
 def _unquoted(text: str, start: int) -> Iterator[bytes]:
-    """As `unquote_to_bytes`, which takes a hundred times the memory, in parts."""
+    """As `unquote_to_bytes`, in parts to save memory."""
     rest = b""
     for at in range(start, len(text), _PART):
         rest += text[at : at + _PART].encode()

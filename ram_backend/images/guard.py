@@ -2,8 +2,7 @@
 
 A task may name any URL. An address inside a network (loopback, private,
 link-local, shared, reserved, multicast, unspecified) is refused, unless its
-host is Label Studio's own or an admin allowed it. The check is made on the
-address that the connection then goes to.
+host is Label Studio's own or allowed. The connection goes to that very address.
 """
 
 from __future__ import annotations
@@ -157,7 +156,7 @@ def is_internal(ip: IPAddress) -> bool:
 
 
 def redacted(url: str) -> str:
-    """A URL on one short line, without login and query (but with a local file's path)."""
+    """A URL on one short line, without login and query."""
     url = url.strip()
     if url[:5].lower() == "data:":
         return f"a data URI ({len(url):,} characters)"
@@ -177,7 +176,7 @@ def redacted(url: str) -> str:
 
 
 def _plain_host(host: str) -> str:
-    """Host in the form of `Origin`; "" for an odd number (2130706433, 0x7f.1, 010.0.0.1)."""
+    """Host in the form of `Origin`; "" for an odd number (2130706433, 0x7f.1)."""
     host = host.strip("[]").rstrip(".").lower()
     try:
         return str(ipaddress.ip_address(host.partition("%")[0]))

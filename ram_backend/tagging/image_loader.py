@@ -34,11 +34,13 @@ from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded
 FloatArray = NDArray[np.float32]
 
 LARGE_PIXELS = 24_000_000
-"""From this size on images take up to a gigabyte: they are decoded one at a time."""
+"""From this size on, images (up to a gigabyte) are decoded one at a time."""
 
 LOCKING, LOCKING_PIXELS, LOCKING_WEIGHT = frozenset({"JPEG2000", "AVIF", "WEBP"}), 500_000, 4
-"""Formats whose decoders hold Python's global lock: from this size on long enough to hold up requests. They take more
-memory and time than others, so that each pixel counts as some."""
+"""Formats whose decoders hold Python's global lock; size that holds up requests.
+
+Each of their pixels counts as some, for memory and time.
+"""
 
 _FORMAT = 2
 _HEADER = struct.Struct("<QIIII")  # perceptual hash, width, height, number of tokens, width of a token
@@ -143,7 +145,7 @@ class ImageLoader:
         return _tokens(self._cache.put(self._name(image.sha256), content))
 
     def encode(self, network: Network, images: Sequence[LoadedImage]) -> list[FloatArray]:
-        """Tokens (T, D) of each image, cached, or encoded in one batch and stored."""
+        """Tokens (T, D) of each image, cached, or encoded and stored."""
         new = [image.pixels for image in images if image.pixels is not None]
         encoded = iter(network.encode(np.stack(new)) if new else ())
         return [image.tokens if image.tokens is not None else self.store(image, next(encoded)) for image in images]
@@ -217,7 +219,7 @@ def _tokens(content: bytes) -> FloatArray:
 
 
 def release_memory() -> None:
-    """Gives freed memory back to the system: glibc keeps it, gigabytes at times."""
+    """Gives freed memory back to the system, which glibc would keep."""
     _call_glibc("malloc_trim", 0)
 
 

@@ -43,9 +43,8 @@ class Tagger:
     """Scores the tags of one subset on images, with one bundle; immutable.
 
     Where image tokens are cached, the head sees them rounded to `token_dtype`
-    on a hit and a miss alike, and `model_version` names it: same string, same
-    scores. Where nothing is cached, as in `ram-backend tag`, nothing is
-    rounded, and the logits are those of the authors' code.
+    on a hit and a miss alike, and `model_version` names it. Where nothing is
+    cached, nothing is rounded: the logits are those of the authors' code.
 
     A project's version is a delta: tags that it names get its log-odds and
     thresholds, all others stay what they are without it, bit by bit.
@@ -134,7 +133,7 @@ class Tagger:
 
 
 def rounded(tokens: FloatArray, dtype: TokenDtype) -> FloatArray:
-    """Tokens rounded to that precision, as float32; too large ones become the largest."""
+    """Tokens rounded to that precision, clipped to its range, as float32."""
     largest = np.finfo(dtype).max
     return np.clip(tokens, -largest, largest).astype(dtype).astype(np.float32)
 
