@@ -1,4 +1,4 @@
-"""Write-behind cache of the project rows; a thread writes and polls the database."""
+"""Write-behind cache of the project rows."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CHARACTERS_PER_PROJECT = 100_000
 """Average quota of characters for a project's label config, token and extra params."""
 
 HOST_FRACTION = 4
-"""An untrusted host may have this fraction (1/4) of the projects and of their characters."""
+"""An untrusted host may have a quarter of the projects and characters."""
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
 
 
 class ProjectCache:
-    """All projects in memory; a thread writes what `/setup` brings, and reads what others write.
+    """All projects in memory; a thread writes and reads the database.
 
     Only `start` and `close` wait for the database. While it can't be reached,
     projects are answered from memory, and writes wait.
@@ -135,8 +135,7 @@ class ProjectCache:
         """The project that a `/setup` request names.
 
         Where the settings name the Label Studio, the hostname is only its
-        address for browsers, and a known project keeps its key when that
-        changes.
+        address for browsers: a known project keeps its key.
 
         Raises:
             InputError: `project` or `hostname` is malformed.
@@ -172,7 +171,7 @@ class ProjectCache:
         return connection_of(self._settings, project, self.trusted_host)
 
     def candidate_connection(self, key: ProjectKey, access_token: str | None) -> Connection | None:
-        """The trusted Label Studio with a new token, to be tried before it replaces the old one.
+        """The trusted Label Studio with a new token, to be tried first.
 
         None: the token is not new, replaces none, or would go to a host that is
         not trusted.
@@ -184,7 +183,7 @@ class ProjectCache:
         return replace(connection, token=token) if connection.trusted else None
 
     def _enforce_quota(self, before: Project | None, after: Project) -> None:
-        """Keeps the rows of `/setup` within the quota, by evicting never used projects."""
+        """Evicts never used projects, so that `/setup` stays within the quota."""
         shares = [(after.hostname, HOST_FRACTION)] if not self.connection(after).trusted else []
         for host, share in [*shares, (None, 1)]:
             most = max(1, self._settings.max_projects // share)
@@ -230,7 +229,7 @@ class ProjectCache:
             self._exchange()
 
     def _exchange(self) -> None:
-        """Migrates (at the start, after a problem), writes what is pending, reads what is new."""
+        """Migrates if needed, writes what is pending, reads what is new."""
         problem: str | None = None
         unexpected: Exception | None = None
         try:

@@ -1,4 +1,4 @@
-"""Project keys (instance, number, creation time), and their parser for the command line."""
+"""Project keys (instance, number, creation time), and their parser."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ProjectKey:
 
 
 def parse_project(project: str | int) -> tuple[int, int]:
-    """(number, creation time) of "1.1795452148"; the creation time is 0 where it is left out.
+    """(number, creation time) of "1.1795452148"; the latter is 0 if left out.
 
     Raises:
         InputError: it is malformed.

@@ -52,8 +52,11 @@ _TopK = Annotated[int, Field(strict=True, ge=1, le=MAX_TOP_K), BeforeValidator(_
 
 
 PROMISED_FROM, OVERCONFIDENCE = 300, 1.6
-"""Photos learned from, from which on a precision is promised, and the factor on its log-odds: after 300 corrections on
-Flickr8k, with a starter that saw none, .82 of the ticks above .9 were right and .89 of those above .97."""
+"""Photos learned from before a precision is promised, and factor on its log-odds.
+
+After 300 corrections on Flickr8k .82 of the ticks above .9 were right, and .89
+of those above .97.
+"""
 
 
 class ProjectOptions(BaseModel):

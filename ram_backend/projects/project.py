@@ -1,8 +1,7 @@
 """Immutable value objects of a project, its `/setup` update and its trusted host. Pure.
 
 `LABEL_STUDIO_API_KEY` goes to `LABEL_STUDIO_URL` or to a host that was pinned
-by a command. A host that only a `/setup` request named gets the token that this
-request brought.
+by a command. A host that only a `/setup` named gets that request's token.
 """
 
 from __future__ import annotations
@@ -133,7 +132,8 @@ class Connection:
 
 def connection_of(settings: Settings, project: Project, trusted_host: TrustedHost | None) -> Connection:
     """The settings' address and token, else those of the project's `/setup`."""
-    key, named = (settings.label_studio_api_key or "").strip(), (settings.label_studio_url or "").strip().rstrip("/")
+    key = (settings.label_studio_api_key or "").strip()
+    named = (settings.label_studio_url or "").strip().rstrip("/")
     if named:
         return Connection(named, key or project.access_token, trusted=True)
     if trusted_host is None or project.hostname != trusted_host.host:

@@ -1,4 +1,4 @@
-"""ORM models and repository of projects: reads by a change counter, one transaction a write."""
+"""ORM models and repository of projects, read by a change counter."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OfProject:
 
 
 def of_project(table: type[OfProject], key: ProjectKey, *, unnamed: bool = False) -> ColumnElement[bool]:
-    """Condition that a row is of a project; `unnamed`: also before its Label Studio was named."""
+    """Condition that a row is of a project; `unnamed`: also from before `/setup`."""
     instances = (key.instance, "") if unnamed else (key.instance,)
     return and_(table.project_id == key.id, table.created == key.created, table.instance.in_(instances))
 
@@ -138,7 +138,7 @@ class ProjectTable:
             return frozenset(row.key for row in rows if not row.admin_options)
 
     def remove(self, key: ProjectKey) -> bool:
-        """Removes a project of which only `/setup` has left a trace; returns whether it is gone."""
+        """Removes a project that only `/setup` has named; returns whether it is gone."""
         with self._database.writing() as session:
             backend, same = locked_counter(session), of_project(ProjectRow, key)
             row = session.scalars(select(ProjectRow).where(same, *_without_traces())).one_or_none()
@@ -186,7 +186,7 @@ class ProjectTable:
             return trusted_host
 
     def _change(self, key: ProjectKey, change: Callable[[Project | None], Project]) -> Project:
-        """Replaces a project by `change` of it; writes nothing where that is the same."""
+        """Replaces a project by `change` of it, where that differs."""
         with self._database.writing() as session:
             backend = locked_counter(session)
             row = session.scalars(select(ProjectRow).where(of_project(ProjectRow, key))).one_or_none()

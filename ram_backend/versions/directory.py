@@ -96,7 +96,7 @@ def write_version(
     *,
     first_number: int = 1,
 ) -> Version:
-    """Writes a version, whole or not at all; it is safely on disk when this returns.
+    """Writes a version, whole or not at all, and syncs it to disk.
 
     Names of `files` are of letters, digits, dots, dashes and underscores;
     `verdict` is a JSON object with "outcome". The version's number is at least
@@ -183,7 +183,7 @@ def open_version(
 
 
 def remove_version(versions_dir: Path, key: ProjectKey, name: str) -> None:
-    """Removes a version's directory, renamed first, so that no reader finds half of it.
+    """Removes a version's directory; no reader finds half of it.
 
     Raises:
         VersionsUnavailable: it can't be removed.
@@ -207,7 +207,7 @@ def version_digest(bundle_digest: str, tags: Any, files: Mapping[str, Mapping[st
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """The text of a manifest, with a checksum over everything else in it; ValueError for NaN."""
+    """The text of a manifest with its own checksum; ValueError for NaN."""
     whole = {**manifest, _CHECKSUM: _json_sha256(manifest)}
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

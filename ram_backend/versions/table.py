@@ -1,4 +1,4 @@
-"""Model registry: versions of projects and which one is served, by compare-and-swap."""
+"""Model registry: versions, and which one is served, by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class VersionTable:
                 row.quarantined = reason
 
     def retire(self, key: ProjectKey, keep: int) -> Sequence[str]:
-        """Marks all versions as removed but the latest `keep`, and `keep` of the served line.
+        """Marks versions as removed but the latest `keep`, and `keep` of the served line.
 
         Returns:
             The names of all versions that are marked.
@@ -200,7 +200,7 @@ def incumbent_of(
 
 
 def prune(table: VersionTable, versions_dir: Path, key: ProjectKey, keep: int) -> Sequence[str]:
-    """Retention: removes the directories of retired and of never recorded versions.
+    """Retention: removes directories of retired and of never recorded versions.
 
     A version is marked in the database before its directory goes, so that
     nobody rolls back to it meanwhile. No other training of the project may run.
@@ -255,7 +255,7 @@ def _servable_row(session: Session, key: ProjectKey, name: str) -> VersionRecord
 
 
 def _line_of(rows: Mapping[str, VersionRecord], name: str | None, length: int) -> Sequence[str]:
-    """A version, its parent, its parent's parent, ..., at most `length` of them."""
+    """A version and its ancestors, at most `length` in all."""
     line: list[str] = []
     while name is not None and name in rows and name not in line and len(line) < length:
         line.append(name)
