@@ -1,4 +1,4 @@
-"""Contact sheet: photos with their tags drawn on, and a page of thumbnails to sort."""
+"""Contact sheet: photos with drawn tags, and a page of thumbnails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THUMBNAILS = "thumbnails"
 
 
 class ContactSheet:
-    """A folder with drawn photos, `thumbnails/`, `tags.jsonl`, and `index.html`, which `close` writes.
+    """A folder of drawn photos, `thumbnails/`, `tags.jsonl` and `index.html`.
 
     Args:
         folder: made if it is not there.
@@ -96,7 +96,7 @@ def saved_name(image: str) -> str:
 
 
 def draw(photo: Image.Image, record: Record) -> Image.Image:
-    """The photo (mode RGB) with its regions, and as many of its best tags as there is room for."""
+    """The photo (mode RGB) with its regions, and the best tags that it has room for."""
     size, shade = max(12, photo.height // 28), Image.new("RGBA", photo.size)
     pen, font = ImageDraw.Draw(shade), ImageFont.load_default(size)
     for region in record.get("regions", ()):

@@ -1,4 +1,4 @@
-"""The `ram-backend` command: its subcommands, and errors as one line with an exit status."""
+"""The `ram-backend` command: its subcommands, and errors as one line."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _name_types() -> None:
 
 
 def main() -> None:
-    """Runs the command; a RamError becomes one line on standard error and exit status 1."""
+    """Runs the command; a RamError becomes one line and exit status 1."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it sends usage data
     _name_types()
     if not sys.warnoptions:

@@ -1,4 +1,4 @@
-"""Terminal input and output of the commands: consoles, JSON, tables, text files."""
+"""Terminal input and output of the commands."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def print_json(*values: Any, indent: int | None = None) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints rows as a table without lines, and without heads where no columns are named.
+    """Prints rows as a table without lines; no columns: without heads.
 
     A file or a pipe gets each row as one line.
     """
@@ -93,7 +93,7 @@ def check_folder_of(path: Path, *, option: str = "--out") -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing that appears as a whole or not at all; raises InputError."""
+    """A file to write, which appears whole or not at all; raises InputError."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

@@ -1,4 +1,4 @@
-"""`ram-backend serve` and `worker`: the HTTP server, and the process that trains."""
+"""`ram-backend serve` and `worker`: the HTTP server, and the trainer."""
 
 from __future__ import annotations
 

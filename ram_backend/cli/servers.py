@@ -1,4 +1,4 @@
-"""Child processes of `ram-backend studio`: a real Label Studio and the backend."""
+"""Child processes of `ram-backend studio`: Label Studio and the backend."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Service:
         return found
 
     def stop(self, seconds: float = 20) -> None:
-        """Terminates it, and kills it after that time, or at Ctrl-C. Harmless if it has ended."""
+        """Terminates it, and kills it after that time, or at Ctrl-C."""
         if not self.alive:
             return
         self._process.terminate()
@@ -134,7 +134,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers; `service` None: it ran already, and isn't stopped."""
+    """A server that answers; `service` None: it ran already."""
 
     url: str
     service: Service | None
@@ -146,7 +146,7 @@ class Server:
 
 
 def open_account(folder: Path) -> Account:
-    """The account of Label Studio's data folder; its owner alone may read a new one."""
+    """The account of Label Studio's data folder; only its owner may read it."""
     path = folder / "account.json"
     if path.exists():
         try:
@@ -165,7 +165,7 @@ def open_account(folder: Path) -> Account:
 def start_label_studio(
     executable: Path, folder: Path, account: Account, first_port: int, show: Callable[[str], None] = lambda _: None
 ) -> Server:
-    """Starts Label Studio, unless it runs with that data folder; returns when it answers.
+    """Starts Label Studio, unless it runs there; returns when it answers.
 
     It listens at `first_port` or the next free one; the folder also says where
     it was started last.
@@ -195,7 +195,7 @@ def start_label_studio(
 def start_backend(
     log: Path, first_port: int, label_studio: str, token: str, extra: Mapping[str, str] | None = None
 ) -> Server:
-    """Starts `ram-backend serve` for a Label Studio; returns when its model is loaded.
+    """Starts `ram-backend serve`; returns when its model is loaded.
 
     It has this process's settings, the token, and `extra` environment
     variables, which win.

@@ -145,7 +145,7 @@ class Shown(NamedTuple):
 def tagged(
     tagger: Tagger, paths: Sequence[Path], settings: Settings, shown: Shown
 ) -> Iterator[tuple[Record, TaggedImage]]:
-    """Tags files; prints each when the caller has taken it, or reports it as unreadable."""
+    """Tags files; prints each when the caller has taken it, or why it is skipped."""
     find = region_finder(tagger, settings) if shown.regions else None
     width = max((len(path.name) for path in paths), default=0)
     below = False
@@ -234,8 +234,8 @@ def demo() -> None:
 def region_finder(tagger: Tagger, settings: Settings) -> Callable[[TaggedImage, Best], list[dict[str, object]]]:
     """A function that places tags: regions as JSON.
 
-    A segmenter adds `mask`, run lengths. Says what weights are missing. The function raises ImageError where the
-    image has gone since it was tagged.
+    A segmenter adds `mask`, run lengths. Says what weights are missing. The
+    function raises ImageError where the image has gone since it was tagged.
     """
     from ram_backend.regions.finder import RegionFinder
     from ram_backend.regions.segmenter import run_lengths
@@ -265,7 +265,7 @@ def tag_images(
     *,
     given: bool = False,
 ) -> Iterator[TaggedImage | ImageError]:
-    """Tags files in their order, or gives the error; many files get a progress bar.
+    """Tags files in their order, or gives the error; with a progress bar.
 
     Captions are of all the tagger's tags where these were given, else of those
     above their thresholds.

@@ -1,4 +1,4 @@
-"""Files of tagged images by suffix (JSON Lines, JSON, CSV, NumPy), and data sets of boxes."""
+"""Files of tagged images by suffix, and data sets of boxes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".npz")
 COLUMNS = ("image", "model_version", "tag", "score")
 
 Record = Mapping[str, Any]
-"""An image as JSON: `image`, `model_version`, `tags` (`tag` and `score`, best first); perhaps `regions`,
-`caption` and `caption_source` ("model" or "template")."""
+"""An image as JSON: `image`, `model_version`, `tags` (`tag`, `score`, best first).
+
+Perhaps `regions`, `caption` and `caption_source` ("model" or "template").
+"""
 
 
 class TaggedImage(NamedTuple):
@@ -38,14 +40,14 @@ class TaggedImage(NamedTuple):
 
 
 def check_tag_file(path: Path) -> None:
-    """Raises InputError where a file can't be written, or its suffix names no format."""
+    """Raises InputError where a file can't be written, or has another suffix."""
     check_folder_of(path)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out {path}: its suffix names the format: one of {', '.join(SUFFIXES)}.")
 
 
 class TagFile:
-    """A file of tagged images: `.jsonl` gets each at once, others are written by `close`.
+    """A file of tagged images: `.jsonl` gets each at once, others by `close`.
 
     Args:
         path: with one of `SUFFIXES`.

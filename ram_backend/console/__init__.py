@@ -1,1 +1,1 @@
-"""The admin's web page: projects, their corrections, versions, jobs and settings."""
+"""The admin's web page: projects, corrections, versions, jobs, settings."""

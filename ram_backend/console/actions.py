@@ -18,14 +18,14 @@ _BY_PAGE = "asked for on the admin's page"
 
 
 def _serve(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
-    """Serves another version, or the bundle's base, and pins it; raises as `roll_back`."""
+    """Serves and pins another version, or the base; raises as `roll_back`."""
     before = jobs.versions.served(key)
     served, _ = jobs.roll_back(key, str(given.get("version")))
     return f"{served.name} is served instead of {before.name}, and pinned."
 
 
 def _set_options(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
-    """Replaces the settings of the form; empty fields take them back, others stay.
+    """Replaces the settings of the form; empty fields take them back.
 
     Raises:
         InputError: a field can't be used.

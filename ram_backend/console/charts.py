@@ -1,4 +1,4 @@
-"""Plots as inline SVG: bars per day, and a figure before and after each version."""
+"""Plots as inline SVG: bars per day, and before and after each version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VERSION_ROW = 26
 
 
 def bars_per_day(values: Mapping[date, float], until: date, what: str = "Corrections") -> Markup:
-    """A bar for each of the last `DAYS` days, `until` the last one; `what` the values are."""
+    """A bar for each of the last `DAYS` days, up to `until`; `what` they show."""
     days = [until - timedelta(days=back) for back in reversed(range(DAYS))]
     highest = max([values.get(day, 0) for day in days] + [1])
     step = _WIDTH / DAYS

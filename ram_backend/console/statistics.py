@@ -1,4 +1,4 @@
-"""Statistics of corrections per tag, day and version; cached until the ledger changes."""
+"""Statistics of corrections per tag, day and version, cached."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PHOTOS = 60
 
 @dataclass(frozen=True)
 class CorrectedPhoto:
-    """A photo on which a tag was added or removed; `score` is the shown one, in [0, 1]."""
+    """A photo on which a tag was added or removed; `score`: shown, in [0, 1]."""
 
     task: int
     to_name: str
@@ -124,7 +124,7 @@ def edits_by_day(
 
 
 def agreement_of(corrections: Sequence[TaskLabels]) -> float | None:
-    """Share of an image's ticked tags that all its annotators ticked; None: no image has two."""
+    """Share of an image's ticked tags that all annotators ticked; None: one each."""
     by_image: dict[tuple[int, str], list[set[str]]] = defaultdict(list)
     for each in corrections:
         ticked = {tag for tag, label in each.states.items() if label.label}

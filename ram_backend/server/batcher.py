@@ -1,4 +1,4 @@
-"""Batching by size and deadline of images of concurrent requests; short scorings go first."""
+"""Batching of images by size and deadline; short scorings go first."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from ram_backend.server.model import CLOSING
 from ram_backend.server.prometheus import ServerMetrics
 
 AGING_S = 0.1
-"""After this wait encoding comes before later scorings (aging), which can't starve it."""
+"""After this wait encoding comes before later scorings (aging)."""
 
 SPARE_NICENESS = 5
-"""Of the spare thread: a third of the CPU share of threads that answer, fetch and decode."""
+"""Of the spare thread: it gets a third of another thread's CPU share."""
 
 T = TypeVar("T")
 FloatArray = NDArray[np.float32]
@@ -89,7 +89,7 @@ class Batcher:
         return item.future
 
     def submit_scoring(self, work: Callable[[], T]) -> Future[T]:
-        """The result of a short piece of work on a network, done before the next batch."""
+        """The result of short work on a network, done before the next batch."""
         future: Future[T] = Future()
         self._put(self._scorings, (future, lambda: [work()]))
         return future

@@ -24,13 +24,13 @@ from ram_backend.server.services import Services
 from ram_backend.server.snapshots import Snapshot
 
 TOKEN_WAIT_S = 1.5
-"""How long `/setup` waits for a changed token to be taken: Label Studio waits 3 s."""
+"""Wait of `/setup` for the test of a new token: Label Studio waits 3 s."""
 
 HAND_OVER_S = 5.0
-"""How long a late request waits for the database: with `predict_seconds` less than 100 s."""
+"""Wait of a late request for the database: in all less than 100 s."""
 
 MAX_PROJECT_BYTES = 500_000_000
-"""Of a project's events, some hundred thousand; reconciliation gets what is refused."""
+"""Of a project's events; reconciliation gets what is refused."""
 
 UNKNOWN = "No /setup has named that project, so nothing was done: connect it in Label Studio, Settings > Model."
 
@@ -106,7 +106,7 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
 
 
 async def snapshot_of(services: Services, project: Project, label_config: str) -> Snapshot:
-    """What a project is served now; the first request after a start loads its version."""
+    """What a project is served now; its first request loads the version."""
     await services.identity()
     actual = services.swap.actual(project.key)
     if isinstance(actual, Future):
@@ -206,7 +206,7 @@ def _start_training(services: Services, request: WebhookRequest) -> dict[str, An
     key = _known(services, request.project_reference)
     if key is None:
         return {"message": UNKNOWN}
-    # Label Studio may send the annotation that is the reason later (protocol section 8).
+    # The annotation itself may come later (protocol section 8).
     every = getattr(request.project, "min_annotations_to_start_training", None)
     submitted = isinstance(every, int) and every > 0
     reason = "an annotation was submitted" if submitted else "Start Training was pressed"

@@ -1,9 +1,8 @@
 """ASGI middleware: request id, access control, log, metrics, limits of bodies, errors.
 
-An error is one JSON object with one line for people, which the status line
-repeats: of an answer >= 400 Label Studio shows only "400 Client Error: REASON
-for url: ...". ASGI has no reason phrase, so the app names it in the header
-`x-reason`, and the connection (`running`) writes it into the status line.
+An error is one JSON object with one line for people. The status line repeats
+it, for Label Studio shows only "400 Client Error: REASON for url: ...": the app
+names it in the header `x-reason`, since ASGI has no reason phrase.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def as_reason(message: str) -> str:
-    """A message as a status line can hold it: printable ASCII on one line, not too long."""
+    """A message for a status line: printable ASCII, short, on one line."""
     return _shortened(re.sub(r"[^ -~]", "?", " ".join(message.split())), LONGEST_REASON)
 
 
@@ -175,7 +174,7 @@ class Access:
 
 
 class BodyReader:
-    """Reads bodies within limits of size (of one, and of all that are held) and time.
+    """Reads bodies within limits of time and size, of each and of all.
 
     Args:
         max_bytes: most of one body; of all together `BODIES_AT_ONCE` times that.

@@ -1,4 +1,4 @@
-"""Background loading of the model behind futures; text encoder on a thread of its own."""
+"""Background loading of model and text encoder, behind futures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOOK_AGAIN_S = 5.0
 """How often a server checks for its missing bundle."""
 
 CHUNK = 64
-"""Texts embedded in turn: a few new tags needn't wait for thousands of another project."""
+"""Texts embedded in turn: a few new tags needn't wait for thousands."""
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 async def await_shared(future: Future[T]) -> T:
-    """The result of a shared future, which continues when this waiting is cancelled."""
+    """The result of a shared future, which survives a cancelled wait."""
     if future.done() and not future.cancelled():
         return future.result()  # a turn of a busy event loop costs milliseconds
     return await asyncio.shield(asyncio.wrap_future(future))
@@ -60,7 +60,7 @@ class ModelIdentity:
 
 
 class Model:
-    """Loads the settings' bundle in a thread, unless it is given; installs it if it has to.
+    """Loads the settings' bundle in a thread; installs it if it has to.
 
     `identity` is known before the weights are read. Both futures end with an
     error as long as the bundle is missing or damaged, and are new ones then.
@@ -108,13 +108,13 @@ class Model:
 
     @cached_property
     def test_tokens(self) -> NDArray[np.float32]:
-        """Tokens (1, T, D) of a test image, as the token cache gives them. Waits for the network."""
+        """Tokens (1, T, D) of a test image, as cached. Waits for the network."""
         pixels = self.known().bundle.preprocessing(Image.linear_gradient("L").convert("RGB"))
         return rounded(self.network.result().encode(pixels[None]), TOKEN_DTYPE)
 
     @cached_property
     def captions(self) -> BundleCaptions | None:
-        """Captions of the bundle's images; None: the bundle lacks the weights. Waits for the bundle."""
+        """The bundle's captioner; None: it lacks the weights. Waits for the bundle."""
         from ram_backend.captions.bundle import BundleCaptions
 
         try:
@@ -125,7 +125,7 @@ class Model:
 
     @cached_property
     def masks(self) -> RegionFinder | None:
-        """Finder of masks, loaded at the first look; None: its weights are missing or damaged."""
+        """Finder of masks, loaded at first use; None: no weights can be read."""
         from ram_backend.regions.finder import RegionFinder
         from ram_backend.regions.weights import folder_of, loading
 
@@ -182,7 +182,7 @@ class Model:
 
 
 class ModelPool:
-    """The server's own model, and those of other bundles while a version of one is served."""
+    """The server's own model, and those of other bundles that versions need."""
 
     def __init__(self, settings: Settings, own: Model) -> None:
         self.own = own
@@ -224,12 +224,12 @@ def identify(settings: Settings) -> ModelIdentity:
 
 
 def network_threads(settings: Settings) -> int:
-    """CPU threads of the network; by default one core is left to answer requests."""
+    """CPU threads of the network; by default one core is left for requests."""
     return settings.threads if settings.threads is not None else max(1, settings.cpu_threads() - 1)
 
 
 class SharedTextEncoder:
-    """The bundle's `TextEncoder`, opened at its first use; one thread embeds in small pieces.
+    """The bundle's `TextEncoder`, opened at its first use; one thread embeds.
 
     Everything here may wait, so building threads call it and no others. When it
     is `closed`, it ends after its chunk.

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
-    """Tags images of one project with the settings' bundle, as `ram-backend serve` does.
+    """Tags images of one project, as `ram-backend serve` does.
 
     On 1.0.9 predictions have no `model_version`: Label Studio puts the one
     there that `/setup` has answered.

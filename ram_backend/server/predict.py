@@ -141,7 +141,7 @@ class _Request:
         return list(chain.from_iterable(await all_of(limited(group) for group in groups)))
 
     async def _group(self, tasks: Sequence[Task]) -> list[dict[str, Any] | ImageFailure]:
-        """Some tasks: their images at the same time, then scores of all by control."""
+        """Some tasks: their images at once, then scores by control."""
         names = list(self.snapshot.config.schema.images)
         loaded = iter(await all_of(self._image(task, name) for task in tasks for name in names))
         group = [_Tagging(task, {name: next(loaded) for name in names}) for task in tasks]
@@ -223,7 +223,7 @@ class _Request:
         return ImageReference(number, look_up(task.data, self.snapshot.config.schema.images[to_name]))
 
     def _photo(self, reference: ImageReference) -> tuple[Image.Image, tuple[int, int]]:
-        """A photo at the size for masks, decoded in a process of its own, and its whole size."""
+        """A photo at the size for masks, decoded in a process, and its whole size."""
         settings = self.services.settings
         data = self._source.fetch(reference)
         limits = {"max_pixels": settings.max_image_pixels, "max_bytes": settings.max_image_bytes}

@@ -29,17 +29,17 @@ from ram_backend.tagging.image_loader import ImageLoader, open_image_loader
 from ram_backend.versions.table import VersionTable
 
 CLIENTS = 64
-"""Clients of Label Studio in memory; an evicted one closes after its last fetch."""
+"""Clients of Label Studio in memory."""
 
 EMBEDDED_AT_ONCE = 32
-"""Most snapshots whose new tags are embedded at a time; their texts take turns."""
+"""Most snapshots whose new tags are embedded at a time."""
 
 IDENTITY_WAIT_S = 2.0
-"""How long `/setup` waits until the bundle is opened: Label Studio gives up after 3 s."""
+"""Wait of `/setup` for the bundle: Label Studio gives up after 3 s."""
 
 
 class Services:
-    """The parts of the server (arguments: see `create_app`), and what its handlers look up.
+    """The parts of the server (arguments: see `create_app`).
 
     Attributes:
         store: project rows in memory.

@@ -1,4 +1,4 @@
-"""Background batch writer of what annotators were shown: a bounded queue and a thread."""
+"""Background batch writer of what annotators were shown."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.prometheus import ServerMetrics
 
 WAIT_S = 0.25
-"""Pause between two looks at the queue: records of that time are written together."""
+"""Pause between two batches of records."""
 
 AT_ONCE = 500
 LIMIT = 20_000
-"""Records that wait at most, while the database is away; further ones are lost."""
+"""Most records that wait for the database; further ones are lost."""
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""LRU cache of project snapshots: what is held for a label config and its settings."""
+"""LRU cache of project snapshots."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class FutureLRU(Generic[K, V]):
-    """LRU cache of what threads compute once. Failures are tried again after `RETRY_S`.
+    """LRU cache of what threads compute. Failures are tried again after `RETRY_S`.
 
     Args:
         limit: most entries.
@@ -60,7 +60,7 @@ class FutureLRU(Generic[K, V]):
         return len(self._entries)
 
     def get(self, key: K, compute: Callable[[], V], workers: Executor | None = None) -> Future[V]:
-        """The value of a key, which `compute` makes where it is missing. Waits for nothing."""
+        """The value of a key, else made by `compute`. Waits for nothing."""
         with self._lock:
             future, since = self._entries.get(key, (None, 0.0))
             if future is None or (future.done() and future.exception() and time.monotonic() - since > RETRY_S):
@@ -80,7 +80,7 @@ class FutureLRU(Generic[K, V]):
 
 @dataclass(frozen=True, eq=False)
 class LoadedVersion:
-    """A checked version in memory; its network is the `model`'s, or one with its own head."""
+    """A checked version in memory; its network may have a head of its own."""
 
     ref: VersionRef
     delta: Delta
@@ -108,7 +108,7 @@ class Snapshot:
 
 
 _ConfigKey = tuple[ProjectKey, bytes, ProjectOptions, ProjectOptions, VersionRef | None]
-"""Project, digest of the label config (of megabytes), extra params, set options, version."""
+"""Project, digest of the label config, extra params, set options, version."""
 
 
 @dataclass(eq=False)
@@ -222,7 +222,7 @@ class SnapshotCache:
         return self.models.own if version is None else version.model
 
     def _tagger(self, texts: tuple[str, ...], version: LoadedVersion | None) -> Tagger:
-        """A tagger; those of one network share what is precomputed, under all versions."""
+        """A tagger; those of one network share what is precomputed."""
         model = self._model(version)
         network = model.network.result() if version is None else version.network
         key = (texts, id(network))  # a tagger keeps its network, and so the id

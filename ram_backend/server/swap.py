@@ -44,7 +44,7 @@ RETRY_S = (1.0, 60.0)
 """First and longest pause after an activation that failed."""
 
 LARGEST = 1e6
-"""No valid value of a delta is larger; with larger ones some image's score is NaN."""
+"""Largest valid value of a delta; beyond it some score is NaN."""
 
 BUNDLE_CHANGED = "the bundle has changed"
 _log = logging.getLogger(__name__)
@@ -93,9 +93,8 @@ class VersionLoader(PeriodicThread):
     """Keeps each project's actual version equal to the desired one in the database.
 
     At the start a project's `model_version` already names the database's
-    version; its files are loaded for the first request. From then on the old
-    version answers until the new one is ready. Versions of another bundle are
-    learned anew by a job.
+    version, which the first request loads. Later the old version answers until
+    the new one is ready. A job learns versions of another bundle anew.
     """
 
     versions_dir: Path
@@ -147,7 +146,7 @@ class VersionLoader(PeriodicThread):
 
     @property
     def failures(self) -> list[dict[str, str]]:
-        """The projects whose version can't be served, what is served instead, and why."""
+        """Projects whose version can't be served, what is instead, and why."""
         return [
             {"project": str(key), "version": state.desired.name, "serving": state.serving, "reason": state.reason}
             for key, state in sorted(self._states.items())
@@ -271,7 +270,7 @@ def _ref(served: Served, bundle: Bundle) -> VersionRef | None:
 
 
 def _load_version(ref: VersionRef, versions_dir: Path, models: ModelPool) -> LoadedVersion:
-    """Reads a version, and checks its checksums and its numbers. Waits for the model."""
+    """Reads a version, checks checksums and numbers. Waits for the model."""
     path = version_path(versions_dir, ref.key, ref.name)
     try:
         model = models.get(ref.bundle)
@@ -288,7 +287,7 @@ def _load_version(ref: VersionRef, versions_dir: Path, models: ModelPool) -> Loa
 
 
 def _check_scores(taggers: Iterable[Tagger], model: Model, batcher: Batcher) -> None:
-    """Canary check: the model's test image is scored with the taggers of a version."""
+    """Canary check: scores the model's test image with a version's taggers."""
     for tagger in taggers:
         scores = batcher.submit_scoring(lambda tagger=tagger: tagger.score(model.test_tokens)).result().scores  # type: ignore[misc]
         if not ((scores >= 0) & (scores <= 1)).all():  # false for NaN

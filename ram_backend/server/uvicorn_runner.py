@@ -30,10 +30,10 @@ from ram_backend.vocabulary.embeddings import open_text_encoder
 
 PORTS_TRIED = 50
 SWITCH_INTERVAL_S = 0.0005
-"""Python's default, 5 ms, is what a request waits for each thread that computes."""
+"""Python's default is 5 ms: a request waits so long for each computing thread."""
 
 COLLECTIONS = (20_000, 20, 20)
-"""Of Python's garbage collector, which by default is most of reading 100,000 tasks."""
+"""Of Python's garbage collector, else most of the time of reading tasks."""
 
 _HEAD = re.compile(rb"\AHTTP/1\.1 ([45]\d\d) [^\r\n]*\r\n((?:[^\r\n]+\r\n)*?)x-reason: ([^\r\n]+)\r\n", re.IGNORECASE)
 """Status, headers before the reason, reason: nothing of the body."""
@@ -71,7 +71,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def prepare(settings: Settings, say: Callable[[str], object]) -> None:
-    """Installs the starter, if it is the bundle, in a process of its own: that takes memory.
+    """Installs the starter, if it is the bundle, in a process of its own.
 
     `say` is called with a sentence for people before that begins. Raises
     RamError as bundle and text encoder do.

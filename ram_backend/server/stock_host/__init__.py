@@ -1,1 +1,1 @@
-"""The folder that `label-studio-ml start` takes; this module, run, prints where it is."""
+"""The folder for `label-studio-ml start`; run, this prints where it is."""

@@ -29,7 +29,7 @@ _log = logging.getLogger("ram_backend.server.stock_host")  # of a script, too
 
 
 def make_app(settings: Settings, options: Mapping[str, Any]) -> Flask:
-    """The host's app; `options` have the names of extra params, which 1.0.9 doesn't hand on."""
+    """The host's app; `options` are extra params, which 1.0.9 doesn't hand on."""
     if settings.webhook_secret or settings.basic_auth_user or settings.basic_auth_pass:
         raise SettingsError(_UNPROTECTED)
     RAMBackend(**options)
@@ -39,7 +39,7 @@ def make_app(settings: Settings, options: Mapping[str, Any]) -> Flask:
 
 
 def acknowledge() -> Any:
-    """Answers `/webhook`: corrections stay in Label Studio, where `ram-backend serve` finds them."""
+    """Answers `/webhook`: corrections stay in Label Studio."""
     body = request.get_json(force=True, silent=True)
     action = body.get("action") if isinstance(body, dict) else None
     _log.info("event %s", repr(str(action)[:60]))
