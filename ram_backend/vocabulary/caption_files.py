@@ -1,4 +1,4 @@
-"""Readers of image-text pairs: JSON Lines, CSV and TSV, COCO captions, webdataset tar."""
+"""Readers of image-text pairs: JSON Lines, CSV, TSV, COCO, webdataset."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ Pair = tuple[str, list[str]]
 def read_captions(path: Path) -> Iterator[Pair]:
     """Images and their captions, one at a time, in the file's order.
 
-    Read are, by the ending: `.jsonl` (an object a line: `file` or `image`, and
-    `captions` or `caption`), `.csv` and `.tsv` (with a head line of such names),
-    `.json` (COCO's caption annotations, or a list of such objects) and `.tar`
-    (webdataset: `KEY.txt` or a `caption` in `KEY.json`). Records of one image
-    that follow each other are one image.
+    By the ending: `.jsonl` (an object a line: `file` or `image`, and `captions`
+    or `caption`), `.csv` and `.tsv` (with a head line of such names), `.json`
+    (COCO's captions, or a list of such objects) and `.tar` (webdataset:
+    `KEY.txt` or a `caption` in `KEY.json`). Adjacent records of an image merge.
 
     Raises:
         InputError: another ending, no such file, or a record without an image

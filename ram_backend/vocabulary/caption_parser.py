@@ -1,9 +1,8 @@
-"""Caption parser: noun phrases, attributes and actions of a sentence to tags, by rules.
+"""Caption parser: noun phrases, attributes and actions to tags, by rules.
 
 The longest phrase in the lexicon or the vocabulary wins: "hot dog" gives no
-"dog", and "swimming pool" no "swimming". A word that is noun and verb ("parks
-his car", "in two parks") is disambiguated by the adjacent words. Negated phrases
-("no people", "without a hat") give no tag.
+"dog". A word that is noun and verb ("parks his car", "in two parks") is
+disambiguated by the adjacent words. Negated phrases ("no people") give no tag.
 
 The lexicon is the label system: its names, synonyms, categories and broader
 tags. English only.
@@ -63,14 +62,14 @@ _VAGUE = frozenset(str.split("""
     lights like fall fast long new old young mean rest point kind area set new stand standing stands hold holds
     holding wear wears wearing worn
 """))  # fmt: skip
-"""Single words that say little about what is to be seen, or mean many things."""
+"""Single words that say little about a photo, or mean many things."""
 
 _ANIMATE = ("animal", "person")
 _THINGS = ("object", "scene", "plant", "food", "event")
 _IMITATIONS = ("toy", "fake", "stuffed")
 """A thing after one of these isn't there itself."""
 _OPEN = ("action", "attribute", "color")
-"""Categories whose words count for others, too: "play guitar" is play and guitar."""
+"""Categories whose words count twice: "play guitar" is play and guitar."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +284,7 @@ def _tokens(caption: str) -> list[str]:
 
 
 def vocabulary_of_captions(captions: Iterable[str], min_count: int, lexicon: Vocabulary | None = None) -> Vocabulary:
-    """RAM's way to a label system: tags and unknown nouns that `min_count` captions name.
+    """RAM's label system: tags and unknown nouns that `min_count` captions name.
 
     Raises:
         VocabularyError: none reaches `min_count`.

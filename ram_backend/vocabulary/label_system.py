@@ -1,4 +1,4 @@
-"""Builder of the label system: merge of word lists, WordNet synonyms and hypernyms.
+"""Builder of the label system: word lists, WordNet synonyms and hypernyms.
 
 `build_label_system` merges the named lists in `sources/` in a fixed order;
 `label_system.json` beside this module is its result. Where each list comes from
@@ -25,7 +25,7 @@ from ram_backend.vocabulary.tags import CATEGORIES, Tag, Vocabulary, read_text
 SOURCES = Path(__file__).with_name("sources")
 SHIPPED = Path(__file__).with_name("label_system.json")
 
-# The order decides spelling and category: annotated sets, own lists, then class lists.
+# The order decides spelling and category.
 ORDER = (
     "coco", "flickr8k", "clothing_cc0", "people", "animals", "nature", "food", "clothing", "home", "places",
     "qualities", "actions", "cocostuff", "ade20k", "voc", "cityscapes", "openimages", "objects365", "lvis", "places365",
@@ -36,7 +36,7 @@ CATEGORY_OF_FILE = {
     4: "action", 5: "animal", 6: "object", 7: "attribute", 8: "object", 11: "event", 13: "food", 15: "scene",
     17: "scene", 18: "person", 19: "scene", 20: "plant", 27: "material",
 }  # fmt: skip
-"""Number of a lexicographer file (WordNet's lexnames(5WN)) -> category of a tag."""
+"""Lexicographer file (WordNet's lexnames(5WN)) -> category of a tag."""
 
 _NAMED_IN_WORDNET = ("object", "animal", "plant", "food", "scene", "material")
 _GLOSSED = re.compile(r"(?P<name>.+?) \((?P<gloss>[^)]+)\)")

@@ -30,8 +30,7 @@ class MiniLMTextEncoder:
     """all-MiniLM-L6-v2 (sentence-transformers): mean pooling over words, unit length.
 
     The first use exports the weights to ONNX into `<directory>/minilm-<digest>/`
-    (about half a minute, needs torch and transformers), also in two processes
-    at once; later ones need onnxruntime and tokenizers only.
+    (half a minute, with torch); later ones need onnxruntime and tokenizers only.
 
     Attributes:
         id: weights and prompts; equal ids give equal embeddings.

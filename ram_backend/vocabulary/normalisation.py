@@ -25,7 +25,7 @@ _NOT_PLURAL = frozenset(
 """)
 )
 
-# Words in -ing or -ed that are no verb forms, or whose verb is not what one sees.
+# Words in -ing or -ed whose verb is not what one sees.
 _NOT_VERB = frozenset(
     str.split("""
     earring building ceiling wedding clothing railing morning evening string icing lightning pudding bedding
@@ -49,7 +49,7 @@ _IRREGULAR_NOUNS = {
     "chateaux": "chateau", "plateaux": "plateau", "tableaux": "tableau", "quizzes": "quiz",
 }  # fmt: skip
 
-# Past forms that are no common noun or adjective (so no "saw", "rose", "felt", "left").
+# Past forms that are no common noun or adjective (so no "saw", "felt").
 _IRREGULAR_VERBS = {
     "ran": "run", "sat": "sit", "stood": "stand", "rode": "ride", "ridden": "ride", "swam": "swim", "swum": "swim",
     "flew": "fly", "flown": "fly", "drove": "drive", "driven": "drive", "ate": "eat", "eaten": "eat",
@@ -72,8 +72,7 @@ def fold(text: str) -> str:
     """Key under which spellings of one word meet.
 
     Case, accents and apostrophes go; underscores, hyphens, slashes and runs of
-    whitespace become one space; whitespace at the ends goes. "T-Shirt",
-    "t_shirt" and " t  shirt " all give "t shirt", "Café" gives "cafe".
+    whitespace become one space: "T-Shirt" -> "t shirt", "Café" -> "cafe".
     """
     decomposed = unicodedata.normalize("NFKD", text.casefold())
     plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))

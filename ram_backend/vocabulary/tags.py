@@ -72,9 +72,8 @@ class _File(BaseModel):
 class Vocabulary(tuple[Tag, ...]):
     """An ordered, immutable list of tags.
 
-    Two tags may have the same name (Tag2Text's list has words that are noun and
-    verb): a tag is identified by its index, and `resolve` gives the k-th asking
-    of a name the k-th tag of that name.
+    Two tags may have the same name (in Tag2Text's list): a tag is identified by
+    its index, and `resolve` gives the k-th asking of a name the k-th such tag.
 
     Look-up (`find`) goes from strict to loose and stops at the first hit:
 
