@@ -1,4 +1,4 @@
-"""`python -m ram_backend` and `ram-backend`: the command, which takes a second to import."""
+"""`python -m ram_backend` and `ram-backend`: the command."""
 
 import sys
 

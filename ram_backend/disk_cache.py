@@ -1,9 +1,8 @@
 """On-disk LRU cache of checksummed files, shared by threads and processes.
 
-A file is written once and never changed: the first content stored under a name
-is what every process gets, so that asking twice gives the same numbers. A
-damaged file counts as missing. Losing the cache only costs time, so disk errors
-are logged and not raised.
+A file is written once and never changed: every process gets the first content
+stored under a name. A damaged file counts as missing. Disk errors are logged,
+not raised: losing the cache only costs time.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class DiskCache:
         return content if intact else None
 
     def put(self, name: str, content: bytes) -> bytes:
-        """Stores content unless there is some; returns what `get` gives from now on."""
+        """Stores content unless there is some; returns what is stored."""
         data = _MAGIC + hashlib.sha256(content).digest() + content
         if len(data) > self._max_bytes:
             return content
@@ -76,7 +75,7 @@ class DiskCache:
         return self._folder / name[:2] / name
 
     def _write(self, name: str, data: bytes) -> bytes | None:
-        """Creates the file atomically; returns what another process has stored meanwhile."""
+        """Creates the file atomically; returns what another process stored first."""
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
@@ -93,7 +92,7 @@ class DiskCache:
         return None
 
     def _evict(self, written: int) -> None:
-        """Now and then removes the least recently used files where the folder is too large."""
+        """Now and then removes the least recently used files of a folder too large."""
         with self._lock:
             if self._written is not None and self._written + written < self._max_bytes // 32:
                 self._written += written

@@ -32,7 +32,7 @@ class SettingsError(RamError):
 
 
 class InputError(RamError):
-    """What was handed in can't be used; asking again with the same input fails again."""
+    """What was handed in can't be used: the same input fails again."""
 
 
 class ImageError(InputError):
@@ -60,11 +60,11 @@ class CheckpointError(InputError):
 
 
 class ProjectOptionsError(InputError):
-    """An admin's setting for a project can't be used; the message says what is allowed."""
+    """An admin's setting can't be used; the message says what is allowed."""
 
 
 class QuotaExceeded(InputError):
-    """A project or a host has exceeded its quota of `what`: "projects", "new_tags" or "events"."""
+    """A quota of `what` is exceeded: "projects", "new_tags" or "events"."""
 
     def __init__(self, what: str, message: str) -> None:
         super().__init__(what, message)
@@ -137,7 +137,7 @@ class VersionsUnavailable(NotAvailable):
 
 
 class TextEncoderUnavailable(NotAvailable):
-    """A tag outside the vocabulary needs a text encoder, and there is none at hand."""
+    """A tag outside the vocabulary needs a text encoder, and there is none."""
 
 
 class DownloadError(NotAvailable):
@@ -149,7 +149,7 @@ class DatabaseUnavailable(NotAvailable):
 
 
 class JobLost(NotAvailable):
-    """The lease of a job has ended or passed on: its former holder may publish nothing."""
+    """The lease of a job is gone: its former holder may publish nothing."""
 
 
 class ImageUnreachable(NotAvailable):

@@ -1,4 +1,4 @@
-"""Periodic threads, and exponential backoff: how long to wait before each next attempt."""
+"""Periodic threads, and exponential backoff."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def backoff(first_s: float, most_s: float, factor: float = 2.0) -> Iterator[floa
 
 
 class PeriodicThread(ABC):
-    """A daemon thread that calls `tick` after each pause, from `start` to `close` or in a `with`."""
+    """A daemon thread that calls `tick` after each pause, from `start` to `close`."""
 
     def __init__(self, name: str, pause_s: float) -> None:
         self._pause_s = pause_s

@@ -1,4 +1,4 @@
-"""Settings from the environment, built once (command line, server, worker) and passed in."""
+"""Settings from the environment, built once and passed in."""
 
 from __future__ import annotations
 

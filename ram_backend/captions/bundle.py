@@ -1,4 +1,4 @@
-"""Captions by a bundle's captioner, or a template over tags where it has none."""
+"""Captions by a bundle's captioner, else by a template over tags."""
 
 from __future__ import annotations
 

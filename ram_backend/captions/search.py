@@ -1,4 +1,4 @@
-"""Beam search, greedy search and nucleus sampling over a batch of prompts, with a key-value cache."""
+"""Beam search, greedy search and nucleus sampling, with a key-value cache."""
 
 from __future__ import annotations
 
@@ -104,16 +104,16 @@ def _until(end: int, ids: list[int], start: int) -> list[int]:
 
 
 def _beam_search(steps: _Steps, prompt: Tensor, search: Search, end: int) -> list[list[int]]:
-    """Of each image the text with the highest log-probability per word, with prompt.
+    """Of each image the text with the highest log-probability per word.
 
     An image is done when none of its beams, as long as it is now, beats the
-    worst of `search.beams` ended texts: transformers' rule up to 4.25, with
-    which the authors made their captions. Later ones leave the prompt out of
-    the length.
+    worst of `search.beams` ended texts: the rule of transformers up to 4.25,
+    which the authors used.
     """
     images, beams = len(prompt), search.beams
     first = torch.arange(images, device=prompt.device)[:, None] * beams
-    ids, sums = prompt.repeat_interleave(beams, 0), torch.full((images, beams), _NONE, device=prompt.device)
+    ids = prompt.repeat_interleave(beams, 0)
+    sums = torch.full((images, beams), _NONE, device=prompt.device)
     sums[:, 0] = 0
     found: list[list[tuple[float, list[int]]]] = [[] for _ in range(images)]
     running = set(range(images))

@@ -16,11 +16,11 @@ from ram_backend.models.captioner import PAD, Captioner
 
 PROMPT = "a picture of "
 LONGEST = 40
-"""Word pieces of all tags of an image (about a dozen), or of a caption to learn from."""
+"""Word pieces of all tags of an image, or of a caption to learn from."""
 
 SEP = 102
 _BEGIN, _TAGS = 30522, 30523
-"""Ids that the authors added to BERT's: the decoder's first one, the tag encoder's."""
+"""Ids that the authors added to BERT's: of the decoder, of the tag encoder."""
 _IGNORED = -100
 
 
@@ -98,7 +98,7 @@ class CaptionWriter:
 
     @staticmethod
     def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Ids and mask (B, `LONGEST`); of longer rows the end goes, but not the last id."""
+        """Ids and mask (B, `LONGEST`); longer rows are cut before the last id."""
         ids = torch.full((len(rows), LONGEST), PAD)
         for at, row in enumerate(rows):
             cut = [*row[: LONGEST - 1], SEP] if len(row) > LONGEST else row

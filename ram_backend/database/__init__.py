@@ -1,1 +1,1 @@
-"""The database: one engine, metadata and history of migrations for the tables of all rooms."""
+"""The database: one engine and one history of migrations for all tables."""

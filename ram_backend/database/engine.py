@@ -1,4 +1,4 @@
-"""Connections and transactions of SQLite or PostgreSQL, and the base of all tables."""
+"""Connections and transactions of SQLite or PostgreSQL; base of all tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WRITES = "ram_writes"
 _ALLOWED = "Use sqlite:////FOLDER/FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME, or unset it."
 
 _turns: dict[Path, threading.Lock] = {}
-"""One per SQLite file: its writers in this process may have engines of their own."""
+"""One per SQLite file, for all engines of this process."""
 
 NAMES = {
     "ix": "ix_%(column_0_label)s",
@@ -75,7 +75,7 @@ class Base(DeclarativeBase):
 
 @dataclass(frozen=True)
 class Database:
-    """An engine and its transactions; connects, and makes a file, with the first one.
+    """An engine and its transactions; connects with the first one.
 
     Attributes:
         engine: SQLAlchemy's; its messages show no parameters of statements,
@@ -90,7 +90,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A transaction that reads; on SQLite it sees one moment and waits for no writer.
+        """A transaction that reads; on SQLite it sees one moment, without waiting.
 
         Raises:
             DatabaseUnavailable: the database can't be reached or used.

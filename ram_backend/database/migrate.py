@@ -1,4 +1,4 @@
-"""Schema creation in a new database, Alembic's migrations of an older one; under a lock."""
+"""Schema creation and Alembic's migrations, under a lock."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ def open_migrated(settings: Settings) -> Database:
 def upgrade(database: Database) -> None:
     """Makes the tables, or runs the migrations that a database lacks.
 
-    Of several processes that start at once one migrates, and the others wait
-    for it. All missing migrations happen in one transaction: a process that is
-    killed leaves the database as it was.
+    Of several processes one migrates, and the others wait for it. All missing
+    migrations happen in one transaction.
 
     Raises:
         DatabaseUnavailable: it can't be reached or written, or a newer version
@@ -81,7 +80,7 @@ def upgrade(database: Database) -> None:
 
 @contextmanager
 def _one_process(database: Database) -> Iterator[None]:
-    """A lock file for SQLite, whose switch to WAL isn't under its own locks."""
+    """A lock file for SQLite, which switches to WAL without a lock."""
     with ExitStack() as locked:
         try:
             if database.file is not None:
@@ -99,7 +98,8 @@ def _one_process(database: Database) -> Iterator[None]:
 
 
 def _is_current(migration: MigrationContext, script: ScriptDirectory, display_url: str) -> bool:
-    current, head = migration.get_current_revision() or "", script.get_current_head() or ""
+    current = migration.get_current_revision() or ""
+    head = script.get_current_head() or ""
     if current > head:
         raise DatabaseUnavailable(
             f"The database {display_url} was made by a newer version of ram-backend (it is at {current}): update this"

@@ -8,7 +8,7 @@ FIRST = (
     "german_shepherd_dog", "chelsea_cat", "great_wall", "coffee_cup", "kingfisher", "giraffes", "horses_on_hillside",
     "eiffel_tower", "astronaut", "moose", "rocket",
 )  # fmt: skip
-"""Photos in colour of what the starter knows well; the others are old ones, mostly in grey."""
+"""Photos in colour of what the starter knows well."""
 
 
 def familiar_first() -> list[Path]:

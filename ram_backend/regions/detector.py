@@ -31,8 +31,7 @@ class GroundingDino:
     """A `Detector` on transformers' Grounding DINO. Safe for one thread.
 
     A prompt holds as many tags as fit the text limit of the checkpoint (256
-    tokens). Tags don't attend to each other in it, and each is mapped to its
-    own tokens by construction, not by searching the text.
+    tokens). Tags don't attend to each other; each is mapped to its own tokens.
 
     Args:
         folder: a checkpoint as the hub has it: config.json,

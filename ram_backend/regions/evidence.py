@@ -1,4 +1,4 @@
-"""Weakly supervised localisation: boxes from evidence maps, by connected components."""
+"""Weakly supervised localisation: connected components of evidence maps."""
 
 from __future__ import annotations
 
@@ -47,9 +47,8 @@ def locate(
 ) -> list[Region]:
     """At most three regions per tag of one image, from the tagging network itself.
 
-    They are in the order of the tags, best first per tag. The first region of a
-    tag has the tag's score; others have it times their peak's share of the
-    first one's, both above the map's mean.
+    They are in the order of the tags, best first per tag. The first one has the
+    tag's score, others a part of it by their peaks above the map's mean.
 
     Args:
         network: which made the tokens.

@@ -1,4 +1,4 @@
-"""Regions of tags: by Grounding DINO, else the network's evidence; with SAM a mask each."""
+"""Regions of tags by Grounding DINO or the network's evidence; masks by SAM."""
 
 from __future__ import annotations
 

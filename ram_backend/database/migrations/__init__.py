@@ -1,1 +1,1 @@
-"""The database's history, for alembic: a file a release in `versions/`, never changed after it."""
+"""The database's history for alembic: a file a release, never changed later."""
