@@ -119,8 +119,8 @@ class TorchNetwork:
             return TorchQueries(tuple(tags), fixed=self._module.queries(labels, None))
         few = sum(self._labels.count(entry) for entry in tags) <= RESIDENT_ROWS
         resident = tags and (few or self._device.type != "cpu")
-        labels = self._module.label_block(self._labels, tags) if resident else None
-        return TorchQueries(tuple(tags), labels=labels)
+        rows = self._module.label_block(self._labels, tags) if resident else None
+        return TorchQueries(tuple(tags), labels=rows)
 
     @torch.inference_mode()
     def logits(self, tokens: FloatArray, queries: TorchQueries) -> FloatArray:

@@ -125,8 +125,8 @@ class Access:
             raise errors.SettingsError(f"BASIC_AUTH_{given} is set without BASIC_AUTH_{missing}: set both, or none.")
         self._login = base64.b64encode(f"{user}:{password}".encode()) if user else b""
         self._secret = (settings.webhook_secret or "").encode()
-        given = filter(None, map(str.strip, settings.allowed_hosts.split(",")))
-        named = frozenset(map(_host_name, given))
+        hosts = filter(None, map(str.strip, settings.allowed_hosts.split(",")))
+        named = frozenset(map(_host_name, hosts))
         self.hosts = named | _LOOPBACK_HOSTS if named or is_loopback(settings.host) else None
 
     def check(self, scope: Scope) -> None:

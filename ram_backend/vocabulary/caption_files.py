@@ -87,7 +87,8 @@ def _pair(record: Any, where: str) -> Pair:
     image = next((fields[name] for name in _IMAGE_FIELDS if fields.get(name)), None)
     text = next((fields[name] for name in _TEXT_FIELDS if fields.get(name)), None)
     captions = [text] if isinstance(text, str) else text
-    are_texts = isinstance(captions, list) and all(isinstance(each, str) for each in captions)
-    if not isinstance(image, str) or not are_texts:
+    if not isinstance(captions, list) or not all(isinstance(each, str) for each in captions):
+        captions = []
+    if not isinstance(image, str) or not captions:
         raise InputError(f"{where}: names no image ({_IMAGE_FIELDS[0]}) with a caption ({_TEXT_FIELDS[1]}). Add them.")
     return image, list(captions)
