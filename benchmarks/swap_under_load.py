@@ -58,7 +58,7 @@ from ram_backend.versions.table import VersionTable
 PROJECT = "1.1"
 NEAR = 1e-5
 Expected = Mapping[str, Sequence[tuple[frozenset[str], float]]]
-"""By version: per photo the ticked tags and the prediction's score."""
+"""By version: per photo the ticked tags and their confidence (the prediction's score is the order's: random)."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,18 @@ def judged(status: int, body: bytes, numbers: Sequence[int], expected: Expected)
     if len(named) != 1:
         return version, f"mixed: {sorted(named)}"
     for number, found in zip(numbers, answer["results"], strict=True):
-        ticked, score = expected[version][number]
-        said = {path[-1] for item in found["result"] for path in item["value"]["taxonomy"]}
-        if said != ticked or abs(found["score"] - score) > NEAR:
+        ticked, confidence = expected[version][number]
+        said, sure = ticks(found)
+        if said != ticked or abs(sure - confidence) > NEAR:
             return version, f"mixed: photo {number} isn't what {version} computes"
     return version, ""
+
+
+def ticks(made: Mapping[str, Any]) -> tuple[frozenset[str], float]:
+    """Ticked tags of a prediction with one control, and its confidence (0 where nothing is ticked)."""
+    items = made["result"]
+    tags = frozenset(path[-1] for item in items for path in item["value"]["taxonomy"])
+    return tags, sum(item["score"] for item in items)
 
 
 def load(port: int, clients: int, label_config: str, expected: Expected, ready: Any, stop: Any, result: Any) -> None:
@@ -162,10 +169,7 @@ def make_versions(
         found = scored_choices(control, tagger.score(tokens).scores, tagger.thresholds)
         name = resolved.schema.tag_controls[0].name
         made = [prediction(resolved.schema, {name: choices}, model_version="") for choices in found]
-        return [
-            (frozenset(path[-1] for item in each["result"] for path in item["value"]["taxonomy"]), each["score"])
-            for each in made
-        ]
+        return [ticks(each) for each in made]
 
     expected = {"base": says(plain)}
     for number in range(count):
