@@ -135,7 +135,7 @@ def _begin() -> None:
     """In a new process: leaves signals to its parent, ends with it, and lowers its priority."""
     unmap_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(5)
+    os.nice(10)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
