@@ -56,6 +56,7 @@ class Evidence:
 
     Attributes:
         rates: (L,) share of images with the tag, in (0, 1).
+        weights: (F, D + 1, L) float32, without the images of a fold; the last row is the bias.
     """
 
     def __init__(self, portions: Iterable[Portion]) -> None:
@@ -86,14 +87,14 @@ class Evidence:
             gram = standardise.T @ gram @ standardise
             gram[np.diag_indices_from(gram)] += RIDGE * len(gram) * max(products[rest, -1, -1].sum(), 1)
             weights.append(standardise @ np.linalg.solve(gram, standardise.T @ targets))
-        self._weights = np.stack(weights).astype(np.float32)  # (F, D + 1, L)
+        self.weights = np.stack(weights).astype(np.float32)
 
     def signals(self, portion: Portion) -> FloatArray:
         """(S, n, L) in the order of `SIGNALS`, of any scale; higher: the tag is there."""
-        scores = np.empty((*portion.tokens.shape[:2], self._weights.shape[2]), dtype=np.float32)
+        scores = np.empty((*portion.tokens.shape[:2], self.weights.shape[2]), dtype=np.float32)
         for fold in range(FOLDS):
             rows = portion.folds == fold
-            scores[rows] = _with_one(portion.tokens[rows]) @ self._weights[fold]
+            scores[rows] = _with_one(portion.tokens[rows]) @ self.weights[fold]
         regions = scores[:, 1:] if scores.shape[1] > 1 else scores
         named = [] if portion.captions is None else [portion.captions]
         return np.stack([scores[:, 0], regions.max(axis=1), portion.scores, *named])
