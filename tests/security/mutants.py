@@ -61,6 +61,8 @@ TESTS = GUARDED | {
     "models/calibration.py": ("models/test_calibration.py", "tagging/test_tagger.py"),
     "models/ram.py": ("models/test_ram.py",),
     "gate/judge.py": ("gate/test_judge.py", "worker/test_real_gate.py"),
+    "server/snapshots.py": ("server/test_swap.py",),
+    "tagging/tagger.py": ("server/test_swap.py",),
     "vocabulary/minilm.py": ("vocabulary/test_minilm.py",),
 }
 """Of which one has to fail for each mutant of a module."""
@@ -86,6 +88,16 @@ BROKEN = {
     "models/calibration.py": {"sigmoid": "return np.full_like(log_odds, 0.5)"},
     "models/ram.py": {"TaggingNetwork.queries": "return self.head.queries(labels.rows.mean(1), labels.tags)"},
     "gate/judge.py": {"Verdict.accepted": "return True"},
+    "server/snapshots.py": {
+        "SnapshotCache.get": "key = tuple(control.texts for control in config.controls.values())\n"
+        "return self._snapshots.get(key, partial(self._build, config, version))"
+    },
+    "tagging/tagger.py": {
+        "Tagger.with_version": "base = (self.bundle, self.network, self.subset)\n"
+        "made = Tagger(*base, token_dtype=self.token_dtype, delta=delta, version=version, base=self)\n"
+        "self.thresholds = made.thresholds\n"
+        "return made"
+    },
     "vocabulary/minilm.py": {
         "MiniLMTextEncoder.embed": "rows = np.random.default_rng().normal(size=(len(texts), self.dim))\n"
         "return unit_rows(rows.astype(np.float32))"
