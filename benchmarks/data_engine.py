@@ -39,7 +39,7 @@ from sklearn.preprocessing import normalize
 from ram_backend.engine.findings import findings_of
 from ram_backend.engine.noise_model import fit_noise_model
 from ram_backend.engine.run import EngineInput, run_engine
-from ram_backend.engine.signals import SIGNALS, Evidence, Portion
+from ram_backend.engine.signals import SIGNALS, CrossFittedRidge, Portion
 from ram_backend.gate.folds import FOLDS
 from ram_backend.images.decode import decode
 from ram_backend.metrics import mean_average_precision
@@ -134,7 +134,7 @@ def judge(
     tokens, scores, _, known = arrays
     parts = [slice(at, at + PORTION) for at in range(0, len(tokens), PORTION)]
     portions = [Portion(folds[at], tokens[at], scores[at], noisy[at], known[at]) for at in parts]
-    evidence = Evidence(portions)
+    evidence = CrossFittedRidge(portions)
     signals = [evidence.signals(portion) for portion in portions]
     if clusters:
         near = cluster_likeness(evidence, tokens, noisy & known, folds)
@@ -143,7 +143,7 @@ def judge(
 
 
 def cluster_likeness(
-    evidence: Evidence, tokens: NDArray[np.float16], labels: NDArray[np.bool_], folds: NDArray[np.int64]
+    evidence: CrossFittedRidge, tokens: NDArray[np.float16], labels: NDArray[np.bool_], folds: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """(N, L) highest cosine of an image's region and a cluster of the tag's best regions in other folds."""
     regions = tokens[:, 1:].astype(np.float32)

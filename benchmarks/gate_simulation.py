@@ -109,7 +109,7 @@ def project(
         ticked[done:size] = ticks(new, served)
         labels[done:size] = annotated_by(new, ticked[done:size], annotators[done:size], kinds, random)
         some = against(replace(pool.take(np.arange(size)), labels=labels[:size]), served)
-        some = some.screened(ticked[:size], annotators[:size].tolist())
+        some = some.with_filtered_annotators(ticked[:size], annotators[:size].tolist())
         found = learning_round(some, served, 100 * seed + size, look_alikes=look_alikes)
         done = size
         if found.served is not None:

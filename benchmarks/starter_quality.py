@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ram_backend.evaluation.evaluate import Candidate, evaluate
+from ram_backend.evaluation.evaluate import EvaluatedModel, evaluate
 from ram_backend.evaluation.labels import LabelSet
 from ram_backend.evaluation.leaks import bundle_training_images
 from ram_backend.evaluation.readers import read_labels
@@ -49,7 +49,7 @@ def evaluated(bundle_dir: Path, data: Path, labels: LabelSet, tags: list[str], t
     """What `ram-backend eval` says of a bundle and these tags."""
     bundle = open_bundle(bundle_dir)
     tagger = Tagger(bundle, load_network(bundle, threads=threads), resolve_subset(bundle, tags))
-    candidate = Candidate(bundle.name, tagger, bundle_training_images(bundle))
+    candidate = EvaluatedModel(bundle.name, tagger, bundle_training_images(bundle))
     return evaluate(labels, data / labels.name / "images", tags, [candidate], load_settings(threads=threads))
 
 

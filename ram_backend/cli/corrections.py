@@ -18,7 +18,7 @@ from ram_backend.console.statistics import agreement_of, edits_by_day
 from ram_backend.errors import InputError
 from ram_backend.feedback.corrections import CaptionCorrection, caption_corrections, corrections_of, merge_corrections
 from ram_backend.feedback.events import CurrentAnnotation
-from ram_backend.feedback.labels import LabelState, TaskLabels, count_tags
+from ram_backend.feedback.labels import ImageLabels, LabelState, count_tags
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.labelstudio.label_config import parse_label_config
 
@@ -40,7 +40,7 @@ def list_(
 
     annotations = [each for each in everything if task in (None, each.parsed.task)]
     annotations.sort(key=lambda each: (each.parsed.updated_us, each.parsed.id), reverse=True)
-    corrections: dict[int, list[TaskLabels]] = defaultdict(list)
+    corrections: dict[int, list[ImageLabels]] = defaultdict(list)
     for correction in said:
         corrections[correction.annotation_ids[0]].append(correction)
     facts = [_facts(each, corrections[each.parsed.id]) for each in annotations[:limit]]
@@ -169,7 +169,7 @@ def report(
     typer.echo(f"The report on project {opened.key} is in {out}.")
 
 
-def _read(opened: OpenProject) -> tuple[list[CurrentAnnotation], list[TaskLabels], list[CaptionCorrection]]:
+def _read(opened: OpenProject) -> tuple[list[CurrentAnnotation], list[ImageLabels], list[CaptionCorrection]]:
     """Annotations, and what they say about tags and captions."""
     annotations = opened.jobs.ledger.annotations(opened.key)
     shown = opened.jobs.ledger.shown(opened.key, annotated=True)
@@ -178,7 +178,7 @@ def _read(opened: OpenProject) -> tuple[list[CurrentAnnotation], list[TaskLabels
     return annotations, corrections_of(schema, annotations, shown), captions
 
 
-def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> dict[str, Any]:
+def _facts(annotation: CurrentAnnotation, corrections: Sequence[ImageLabels]) -> dict[str, Any]:
     parsed = annotation.parsed
     notes = {
         "skipped": parsed.was_cancelled,
@@ -198,7 +198,7 @@ def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> 
     }
 
 
-def _exported(labels: TaskLabels, untouched: bool) -> dict[str, Any]:
+def _exported(labels: ImageLabels, untouched: bool) -> dict[str, Any]:
     tags = dict.fromkeys([*labels.states, *(labels.candidates if untouched else ())])
     found = {tag: labels.label(tag) for tag in sorted(tags)}
     return {

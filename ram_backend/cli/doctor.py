@@ -35,7 +35,7 @@ from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import connect, running_urls
 from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.labelstudio.provisioning import Finding, diagnose
+from ram_backend.labelstudio.provisioning import Check, diagnose
 from ram_backend.labelstudio.tokens import is_personal
 from ram_backend.models.registry import find_bundle, list_bundles
 from ram_backend.models.starter.install import starter_digest
@@ -69,7 +69,7 @@ MAX_PROJECTS = 20
 
 TOKEN = "make a personal access token (Account & Settings in Label Studio), and set LABEL_STUDIO_API_KEY to it"
 CONNECT = "ram-backend connect PROJECT --url BACKEND, or Settings > Model in Label Studio"
-NONE_CONNECTED = Finding("projects", "note", "none has been connected yet", CONNECT)
+NONE_CONNECTED = Check("projects", "note", "none has been connected yet", CONNECT)
 START_WORKER = "start `ram-backend worker`, or `ram-backend serve --with-worker`"
 
 
@@ -94,9 +94,9 @@ def doctor(as_json: JsonLines = False) -> None:
         raise typer.Exit(1)
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
+def examine(settings: Settings) -> Iterator[Check]:
     """All checks; one that fails doesn't prevent the others."""
-    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
         _python, _data_folder, _bundles, _served_bundle, _device,
         _queue, _refusals, _label_studio, _database,
     )  # fmt: skip
@@ -104,58 +104,58 @@ def examine(settings: Settings) -> Iterator[Finding]:
         try:
             yield from check(settings)
         except RamError as error:
-            yield Finding(check.__name__.strip("_").replace("_", " "), "bad", str(error))
+            yield Check(check.__name__.strip("_").replace("_", " "), "bad", str(error))
 
 
-def _python(settings: Settings) -> Iterator[Finding]:
-    yield Finding("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield Finding("threads", "ok", f"{settings.cpu_threads()} for inference (RAM_THREADS)")
+def _python(settings: Settings) -> Iterator[Check]:
+    yield Check("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Check("threads", "ok", f"{settings.cpu_threads()} for inference (RAM_THREADS)")
 
 
-def _data_folder(settings: Settings) -> Iterator[Finding]:
+def _data_folder(settings: Settings) -> Iterator[Check]:
     folder = settings.data_dir
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         remedy = f"make {existing} a folder that you may write to, or set RAM_DATA_DIR to one"
-        yield Finding("data folder", "bad", f"{folder} can't be written", remedy)
+        yield Check("data folder", "bad", f"{folder} can't be written", remedy)
         return
     free = shutil.disk_usage(existing).free
     low = free < LOW_DISK
     remedy = "free some space, or set RAM_DATA_DIR: an imported RAM takes about 1 GB" if low else ""
-    yield Finding("data folder", "note" if low else "ok", f"{folder}, {free / 1e9:.0f} GB free", remedy)
+    yield Check("data folder", "note" if low else "ok", f"{folder}, {free / 1e9:.0f} GB free", remedy)
 
 
-def _bundles(settings: Settings) -> Iterator[Finding]:
+def _bundles(settings: Settings) -> Iterator[Check]:
     entries = list_bundles(settings.bundles_dir)
     for entry in entries:
-        yield Finding(f"bundle {entry.name}", "bad" if entry.problem else "ok", entry.problem or entry.summary)
+        yield Check(f"bundle {entry.name}", "bad" if entry.problem else "ok", entry.problem or entry.summary)
     if all(entry.kind == "starter" for entry in entries):
         remedy = "ram-backend bundles pull ram-plus (3 GB), or `ram-backend bundles import`"
-        yield Finding("RAM weights", "note", "none: only the small starter bundle is here", remedy)
+        yield Check("RAM weights", "note", "none: only the small starter bundle is here", remedy)
 
 
-def _served_bundle(settings: Settings) -> Iterator[Finding]:
+def _served_bundle(settings: Settings) -> Iterator[Check]:
     if settings.bundle == "starter" and not (settings.bundles_dir / "starter").exists():
-        yield Finding("RAM_BUNDLE", "ok", "starter (installs itself at its first use)")
+        yield Check("RAM_BUNDLE", "ok", "starter (installs itself at its first use)")
         return
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
     known = f"{bundle.name}: {len(bundle.vocabulary)} tags"
     if settings.bundle == "starter" and bundle.digest != starter_digest():
         remedy = f"stop everything and remove {bundle.path}: the new one comes, and projects learn anew"
-        yield Finding("RAM_BUNDLE", "note", f"{known}; it came with another release of the package", remedy)
+        yield Check("RAM_BUNDLE", "note", f"{known}; it came with another release of the package", remedy)
     else:
-        yield Finding("RAM_BUNDLE", "ok", known)
+        yield Check("RAM_BUNDLE", "ok", known)
     if bundle.text_encoder is None:
-        yield Finding("new tags", "note", f"{bundle.name} has no text encoder: only its own tags are scored")
+        yield Check("new tags", "note", f"{bundle.name} has no text encoder: only its own tags are scored")
         return
     try:
         encoder = open_text_encoder(bundle.text_encoder, settings)
-        yield Finding("new tags", "ok", f"any text can be a tag, embedded by {encoder.id}")
+        yield Check("new tags", "ok", f"any text can be a tag, embedded by {encoder.id}")
     except RamError as error:
-        yield Finding("new tags", "note", str(error))
+        yield Check("new tags", "note", str(error))
 
 
-def _device(settings: Settings) -> Iterator[Finding]:
+def _device(settings: Settings) -> Iterator[Check]:
     import torch
 
     cuda = torch.cuda.is_available()
@@ -163,10 +163,10 @@ def _device(settings: Settings) -> Iterator[Finding]:
     found += f"; torch {torch.__version__}; RAM_DEVICE={settings.device}, RAM_PRECISION={settings.precision}"
     missing = settings.device == "cuda" and not cuda
     remedy = "install a driver and a CUDA build of torch, or set RAM_DEVICE=auto" if missing else ""
-    yield Finding("device", "bad" if missing else "ok", found, remedy)
+    yield Check("device", "bad" if missing else "ok", found, remedy)
 
 
-def _queue(settings: Settings) -> Iterator[Finding]:
+def _queue(settings: Settings) -> Iterator[Check]:
     """Redis, and the workers that look into its queues."""
     from rq import Worker
 
@@ -183,37 +183,37 @@ def _queue(settings: Settings) -> Iterator[Finding]:
                         workers.append(each)
     except (RedisError, RamError, ValueError, OSError) as error:
         found = f"{redacted(settings.redis_url or 'our own')} doesn't answer: {error}"
-        yield Finding("Redis", "bad", found, "start it, or correct or unset RAM_REDIS_URL")
+        yield Check("Redis", "bad", found, "start it, or correct or unset RAM_REDIS_URL")
         return
-    yield Finding("Redis", "ok", found)
+    yield Check("Redis", "ok", found)
 
     alive = [each for each in workers if _age_s(each.last_heartbeat) < SILENT_S]
     if alive:
         busy = sum(each.get_state() == "busy" for each in alive)
-        yield Finding("workers", "ok", f"{len(alive)}, of which {busy} at work")
+        yield Check("workers", "ok", f"{len(alive)}, of which {busy} at work")
     else:
-        yield Finding("workers", "note", "none: nothing is learned, and no predictions are renewed", START_WORKER)
+        yield Check("workers", "note", "none: nothing is learned, and no predictions are renewed", START_WORKER)
 
 
-def _database(settings: Settings) -> Iterator[Finding]:
+def _database(settings: Settings) -> Iterator[Check]:
     database = open_database(settings)
     if database.file is not None and not database.file.exists():
-        yield Finding("database", "ok", "none yet: made at the first start of server, worker or command")
+        yield Check("database", "ok", "none yet: made at the first start of server, worker or command")
         yield NONE_CONNECTED
         return
     try:
         upgrade(database)
     except DatabaseUnavailable as error:
         remedy = "see that it runs, and RAM_DATABASE_URL; the server still serves what it has"
-        yield Finding("database", "bad", str(error), remedy)
+        yield Check("database", "bad", str(error), remedy)
         return
-    yield Finding("database", "ok", f"{database.display_url} answers")
+    yield Check("database", "ok", f"{database.display_url} answers")
     yield from _jobs(settings, database)
     yield from _versions(database)
     yield from check_projects(settings, database)
 
 
-def _refusals(settings: Settings) -> Iterator[Finding]:
+def _refusals(settings: Settings) -> Iterator[Check]:
     """Refusals and evictions by the server on this machine, from its metrics."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     account = settings.basic_auth()
@@ -227,15 +227,15 @@ def _refusals(settings: Settings) -> Iterator[Finding]:
     for name, (what, remedy) in REFUSALS.items():
         count = re.search(rf"^{re.escape(name)} (\d+)", metrics, re.MULTILINE)
         if count is not None and int(count[1]):
-            yield Finding("refused", "note", f"{count[1]} {what} since the server's start", remedy)
+            yield Check("refused", "note", f"{count[1]} {what} since the server's start", remedy)
 
 
-def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
+def _jobs(settings: Settings, database: Database) -> Iterator[Check]:
     table = JobTable(database)
     waiting = table.due(WAITING_S)
     if waiting:
         found = f"{len(waiting)} wait for a worker, the first one for {_age_s(waiting[0].not_before):.0f} s"
-        yield Finding("jobs", "bad", found, "see that a worker runs: `ram-backend worker`")
+        yield Check("jobs", "bad", found, "see that a worker runs: `ram-backend worker`")
     latest: dict[Any, Job] = {}
     for job in table.jobs(limit=200):
         seen = job.heartbeat_at
@@ -243,62 +243,62 @@ def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
             latest.setdefault((job.key, job.kind), job)
         elif job.state == "running" and seen is not None and _age_s(seen) > 2 * settings.lease_seconds + 60:
             found = f"{job.kind} of project {job.key} has sent no heartbeat since {seen:%H:%M}"
-            yield Finding("jobs", "bad", found, "start a worker: it takes the job over")
+            yield Check("jobs", "bad", found, "start a worker: it takes the job over")
     for job in latest.values():
         if job.state == "failed":
-            yield Finding("jobs", "note", f"the last {job.kind} of project {job.key} failed", job.message)
+            yield Check("jobs", "note", f"the last {job.kind} of project {job.key} failed", job.message)
 
 
-def _versions(database: Database) -> Iterator[Finding]:
+def _versions(database: Database) -> Iterator[Check]:
     table = VersionTable(database)
     for project in ProjectTable(database).changes().projects:
         key, served = project.key, table.served(project.key)
         if served.quarantined is not None:
             remedy = f"ram-backend versions rollback {key.id} VERSION, then versions unpin {key.id}, and train again"
             found = f"project {key}: {served.name} can't be served ({served.quarantined}); another one is meanwhile"
-            yield Finding("versions", "bad", found, remedy)
+            yield Check("versions", "bad", found, remedy)
         quarantined = [each.name for each in table.list(key) if each.state == "quarantined"]
         spoilt = [name for name in quarantined if name != served.version]
         if spoilt:
-            yield Finding("versions", "note", f"project {key}: {', '.join(spoilt)} are quarantined")
+            yield Check("versions", "note", f"project {key}: {', '.join(spoilt)} are quarantined")
 
 
-def _label_studio(settings: Settings) -> Iterator[Finding]:
+def _label_studio(settings: Settings) -> Iterator[Check]:
     """The Label Studio of the settings: address, then token."""
     if settings.label_studio_url is None:
-        yield Finding("Label Studio", "ok", "not set (LABEL_STUDIO_URL): projects keep their own address")
+        yield Check("Label Studio", "ok", "not set (LABEL_STUDIO_URL): projects keep their own address")
         return
     base = settings.label_studio_url.rstrip("/")
     label_studio = open_label_studio(settings, base, settings.label_studio_api_key)
     try:
         release = label_studio.version()
     except RamError as error:
-        yield Finding("Label Studio", "bad", str(error), _remedy(base))
+        yield Check("Label Studio", "bad", str(error), _remedy(base))
         return
-    yield Finding("Label Studio", "ok", f"{base} answers, version {release}")
+    yield Check("Label Studio", "ok", f"{base} answers, version {release}")
     if settings.label_studio_api_key is None:
-        yield Finding("Label Studio token", "note", "not set (LABEL_STUDIO_API_KEY)", TOKEN)
+        yield Check("Label Studio token", "note", "not set (LABEL_STUDIO_API_KEY)", TOKEN)
     else:
         yield _token(label_studio, settings.label_studio_api_key)
 
 
-def check_projects(settings: Settings, database: Database) -> Iterator[Finding]:
+def check_projects(settings: Settings, database: Database) -> Iterator[Check]:
     """The latest projects that Label Studio has connected."""
     changes = ProjectTable(database).changes()
     if not changes.projects:
         yield NONE_CONNECTED
     for project in changes.projects[: -MAX_PROJECTS - 1 : -1]:  # the last one was written last
         for finding in check_project(settings, project, changes.trusted_host):
-            yield Finding(f"project {project.key.id}: {finding.what}", finding.state, finding.found, finding.remedy)
+            yield Check(f"project {project.key.id}: {finding.what}", finding.state, finding.found, finding.remedy)
 
 
-def check_project(settings: Settings, project: Project, trusted_host: TrustedHost | None) -> Iterator[Finding]:
+def check_project(settings: Settings, project: Project, trusted_host: TrustedHost | None) -> Iterator[Check]:
     """One project's connection, from both sides."""
     connection = connection_of(settings, project, trusted_host)
     if project.extra_params_error is not None:
-        yield Finding("extra params", "bad", project.extra_params_error, "correct them in Settings > Model")
+        yield Check("extra params", "bad", project.extra_params_error, "correct them in Settings > Model")
     if connection.base_url is None:
-        yield Finding("Label Studio", "bad", "nobody has named its address", "set LABEL_STUDIO_URL")
+        yield Check("Label Studio", "bad", "nobody has named its address", "set LABEL_STUDIO_URL")
         return
     if not connection.trusted:
         pinned = trusted_host.host if trusted_host else "none"
@@ -307,13 +307,13 @@ def check_project(settings: Settings, project: Project, trusted_host: TrustedHos
             " images are fetched with that request's token, and only where the address is a public one"
         )
         remedy = f"{connect_command(project.key.id)}, or ram-backend project pin-host {connection.base_url}"
-        yield Finding("Label Studio", "note", untrusted, remedy)
+        yield Check("Label Studio", "note", untrusted, remedy)
         return
     label_studio = open_label_studio(settings, connection.base_url, connection.token, hostname=project.hostname)
     try:
         label_studio.version()
     except RamError as error:
-        yield Finding("Label Studio", "bad", str(error), _remedy(connection.base_url))
+        yield Check("Label Studio", "bad", str(error), _remedy(connection.base_url))
         return
     if connection.token == project.access_token:
         yield _token(label_studio, connection.token or "", of_setup=True)
@@ -323,14 +323,14 @@ def check_project(settings: Settings, project: Project, trusted_host: TrustedHos
         given = api.settings(), api.backends(), api.webhooks()
         yield from diagnose(project.key.id, *given, settings.webhook_headers())
     except LabelStudioUnauthorized:
-        yield Finding("connection", "note", "not looked at: Label Studio takes no token that we have", TOKEN)
+        yield Check("connection", "note", "not looked at: Label Studio takes no token that we have", TOKEN)
     except LabelStudioRefused as error:
-        yield Finding("connection", "note", str(error), "was it deleted? Then nothing is to be done")
+        yield Check("connection", "note", str(error), "was it deleted? Then nothing is to be done")
     except LabelStudioUnreachable as error:
-        yield Finding("connection", "bad", str(error), "look at Label Studio's log")
+        yield Check("connection", "bad", str(error), "look at Label Studio's log")
 
 
-def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> Finding:
+def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> Check:
     kind = "a personal access token" if is_personal(token) else "a legacy token"
     source = "of /setup" if of_setup else "LABEL_STUDIO_API_KEY"
     what = "token" if of_setup else "Label Studio token"
@@ -338,12 +338,12 @@ def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> 
         user = label_studio.whoami().get("email", "?")
     except LabelStudioUnauthorized as error:
         if is_personal(token):
-            return Finding(what, "bad", f"{source}: {kind} that Label Studio no longer accepts", TOKEN)
+            return Check(what, "bad", f"{source}: {kind} that Label Studio no longer accepts", TOKEN)
         remedy = f"legacy tokens are off by default: {TOKEN}"
-        return Finding(what, "note" if of_setup else "bad", str(error), remedy)
+        return Check(what, "note" if of_setup else "bad", str(error), remedy)
     except RamError as error:
-        return Finding(what, "bad", str(error), TOKEN)
-    return Finding(what, "ok", f"{source}: {kind}, of {user}")
+        return Check(what, "bad", str(error), TOKEN)
+    return Check(what, "ok", f"{source}: {kind}, of {user}")
 
 
 def _remedy(base: str) -> str:

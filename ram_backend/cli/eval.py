@@ -15,7 +15,7 @@ from rich.progress import Progress
 from ram_backend.cli.opening import DeviceOption, listed_tags, open_project, open_tagger
 from ram_backend.cli.output import AsJson, check_folder_of, notes, out, print_json, print_rows, written_whole
 from ram_backend.errors import InputError, TextEncoderUnavailable
-from ram_backend.evaluation.evaluate import Candidate, evaluate
+from ram_backend.evaluation.evaluate import EvaluatedModel, evaluate
 from ram_backend.evaluation.labels import TRAIN
 from ram_backend.evaluation.leaks import TrainingImages, bundle_training_images
 from ram_backend.evaluation.readers import read_labels
@@ -114,15 +114,15 @@ def eval_(
     out.print(LEGEND, style="dim", markup=False)
 
 
-def _bundle(name: str, tags: Sequence[str], settings: Settings) -> Candidate:
+def _bundle(name: str, tags: Sequence[str], settings: Settings) -> EvaluatedModel:
     try:
         tagger = open_tagger(settings.model_copy(update={"bundle": name}), tags)
     except TextEncoderUnavailable as error:
-        return Candidate(name, None, note=str(error))
-    return Candidate(name, tagger, bundle_training_images(tagger.bundle))
+        return EvaluatedModel(name, None, note=str(error))
+    return EvaluatedModel(name, tagger, bundle_training_images(tagger.bundle))
 
 
-def _versions(project: str, names: list[str] | None, tags: Sequence[str], settings: Settings) -> list[Candidate]:
+def _versions(project: str, names: list[str] | None, tags: Sequence[str], settings: Settings) -> list[EvaluatedModel]:
     """Versions of a project, by default the served one."""
     from ram_backend.worker.training_set import read_folds
 
@@ -142,7 +142,7 @@ def _versions(project: str, names: list[str] | None, tags: Sequence[str], settin
         folds, seen = read_folds(version.files, version.delta.tags, [sha256 for sha256, _ in images])
         rows = zip(images, seen, strict=True)  # all where a version doesn't say
         training = TrainingImages(frozenset(each for each, used in rows if used or not folds))
-        found.append(Candidate(f"{project} {name}", tagger, training | (base.training or training)))
+        found.append(EvaluatedModel(f"{project} {name}", tagger, training | (base.training or training)))
     return found
 
 

@@ -24,7 +24,7 @@ from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
 from ram_backend.projects.project import Project, TrustedHost, connection_of
 from ram_backend.projects.table import ProjectTable
-from ram_backend.server.resolved_config import VersionRef, promises
+from ram_backend.server.resolved_config import VersionRef, precision_notes
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.records import Served
 
@@ -292,7 +292,7 @@ def _promises(opened: OpenProject, served: Served) -> list[str]:
     version = None
     if served.version:
         version = VersionRef(opened.key, served.version, served.digest or "", None, served.learned)
-    return promises(options, version)
+    return precision_notes(options, version)
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The admin's page: a router with views, and actions behind buttons."""
+"""The admin's page, mounted on the server's app by `cli/serve`: views, and actions behind buttons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ram_backend.errors import InputError, ProjectNotFound, RamError
 from ram_backend.images.decode import thumbnail
 from ram_backend.images.guard import is_loopback
 from ram_backend.jobs.schedules import KINDS
-from ram_backend.labelstudio.provisioning import Finding
+from ram_backend.labelstudio.provisioning import Check
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.projects.project import Project, TrustedHost
 from ram_backend.server.app import Server
@@ -57,10 +57,10 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-Check = Callable[[Settings, Project, TrustedHost | None], Iterable[Finding]]
+Checker = Callable[[Settings, Project, TrustedHost | None], Iterable[Check]]
 
 
-def mount(app: FastAPI, *, check: Check) -> None:
+def mount(app: FastAPI, *, check: Checker) -> None:
     """Adds the page to the server's app, at "/" and below "/projects".
 
     `check` looks at a project's connection with Label Studio, from both sides.
@@ -87,7 +87,7 @@ Known = Annotated[Project, Depends(_known)]
 
 
 class _Page:
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: Checker) -> None:
         self._check = check
         self._token = secrets.token_urlsafe(32)
         self._templates = Environment(
@@ -120,7 +120,7 @@ class _Page:
         return self._render(services, "project.html", reference=reference, **facts)
 
     async def _connection(self, services: Server, project: Known) -> HTMLResponse:
-        def look() -> list[Finding]:
+        def look() -> list[Check]:
             trusted_host = services.jobs.projects.changes().trusted_host
             return list(self._check(services.settings, project, trusted_host))
 

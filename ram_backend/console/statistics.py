@@ -12,7 +12,7 @@ from typing import Any
 from ram_backend.errors import LabelConfigError
 from ram_backend.feedback.corrections import corrections_of
 from ram_backend.feedback.events import CurrentAnnotation
-from ram_backend.feedback.labels import LabelState, TagCounts, TaskLabels, count_tags
+from ram_backend.feedback.labels import ImageLabels, LabelState, TagCounts, count_tags
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.projects.keys import ProjectKey
@@ -83,7 +83,7 @@ def _computed(ledger: Ledger, key: ProjectKey, last_event: int, label_config: st
     except LabelConfigError as error:
         return Statistics(len(annotations), per_day, problem=str(error))
     corrections = corrections_of(schema, annotations, ledger.shown(key, annotated=True))
-    of_version: dict[str, list[TaskLabels]] = defaultdict(list)
+    of_version: dict[str, list[ImageLabels]] = defaultdict(list)
     for each in corrections:
         if each.model_versions:
             of_version[next(iter(each.versions), BASE)].append(each)
@@ -98,7 +98,7 @@ def _computed(ledger: Ledger, key: ProjectKey, last_event: int, label_config: st
     )
 
 
-def count_edits(corrections: Sequence[TaskLabels]) -> dict[str, Any]:
+def count_edits(corrections: Sequence[ImageLabels]) -> dict[str, Any]:
     """What people did to photos whose tags had been ticked beforehand.
 
     Returns:
@@ -113,17 +113,17 @@ def count_edits(corrections: Sequence[TaskLabels]) -> dict[str, Any]:
 
 
 def edits_by_day(
-    annotations: Sequence[CurrentAnnotation], corrections: Sequence[TaskLabels]
+    annotations: Sequence[CurrentAnnotation], corrections: Sequence[ImageLabels]
 ) -> dict[date, dict[str, Any]]:
     """`count_edits` of each day with photos, by the day of the annotation, UTC."""
     days = {each.parsed.id: (each.parsed.updated_at or each.received_at).date() for each in annotations}
-    groups: dict[date, list[TaskLabels]] = defaultdict(list)
+    groups: dict[date, list[ImageLabels]] = defaultdict(list)
     for each in corrections:
         groups[days[each.annotation_ids[0]]].append(each)
     return {day: found for day in sorted(groups) if (found := count_edits(groups[day]))["photos"]}
 
 
-def agreement_of(corrections: Sequence[TaskLabels]) -> float | None:
+def agreement_of(corrections: Sequence[ImageLabels]) -> float | None:
     """Share of an image's ticked tags that all annotators ticked; None: one each."""
     by_image: dict[tuple[int, str], list[set[str]]] = defaultdict(list)
     for each in corrections:
@@ -136,7 +136,7 @@ def agreement_of(corrections: Sequence[TaskLabels]) -> float | None:
     return all_ / any_ if any_ else 1.0
 
 
-def _photos(corrections: Sequence[TaskLabels]) -> dict[str, list[CorrectedPhoto]]:
+def _photos(corrections: Sequence[ImageLabels]) -> dict[str, list[CorrectedPhoto]]:
     photos: dict[str, list[CorrectedPhoto]] = {}
     for each in sorted(corrections, key=lambda each: each.annotation_ids, reverse=True):
         for tag, label in each.states.items():

@@ -1,4 +1,4 @@
-"""Sample photos for a demo; `photos/PROVENANCE.md` names their authors."""
+"""Photos that come with the package: for the demo, and for the off-target check of a tuned head."""
 
 from __future__ import annotations
 

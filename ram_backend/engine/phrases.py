@@ -1,4 +1,4 @@
-"""Labels by prompt: thresholds by an empirical null (Efron 2004), predictions."""
+"""Labels by prompt: phrase scores calibrated by an empirical null (Efron 2004), their predictions."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from ram_backend.engine.findings import Finding, findings_of
 from ram_backend.engine.noise_model import fit_noise_model
-from ram_backend.engine.signals import SIGNALS, Evidence, Portion
+from ram_backend.engine.signals import SIGNALS, CrossFittedRidge, Portion
 from ram_backend.errors import ImageError, ImageUnreachable, InputError
 from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.images.decode import thumbnail
@@ -140,7 +140,7 @@ def run_engine(
             named = None if images.captions is None else images.captions[parts[at]][:, columns]
             yield Portion(folds[parts[at]], tokens, scores, labels[at], known[at], named)
 
-    evidence = Evidence(portions())
+    evidence = CrossFittedRidge(portions())
     signals = [file.with_suffix(".npy") for file in files]
     for file, each in zip(signals, portions(), strict=True):
         np.save(file, evidence.signals(each))

@@ -48,7 +48,7 @@ class Portion:
     captions: FloatArray | None = None
 
 
-class Evidence:
+class CrossFittedRidge:
     """What images of other folds say: a ridge of each tag, without each fold.
 
     Args:

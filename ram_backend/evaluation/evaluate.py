@@ -20,7 +20,7 @@ from ram_backend.tagging.tagger import Tagger
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EvaluatedModel:
     """A bundle or version to evaluate.
 
     Attributes:
@@ -40,7 +40,7 @@ def evaluate(
     labels: LabelSet,
     folder: Path,
     tags: Sequence[str],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[EvaluatedModel],
     settings: Settings,
     *,
     keep_leaks: bool = False,
@@ -71,7 +71,7 @@ def evaluate(
         InputError: no image could be read, or all are leaks.
     """
     paths = [folder / image.file for image in labels.images]
-    groups: dict[str, list[Candidate]] = {}
+    groups: dict[str, list[EvaluatedModel]] = {}
     for each in candidates:
         if each.tagger is not None:
             groups.setdefault(f"{each.tagger.bundle.path} {each.tagger.network.encoder_id}", []).append(each)
@@ -115,7 +115,7 @@ def evaluate(
     }
 
 
-def _leaks(candidates: Sequence[Candidate], scored: ScoredImages) -> dict[int, tuple[str, list[str]]]:
+def _leaks(candidates: Sequence[EvaluatedModel], scored: ScoredImages) -> dict[int, tuple[str, list[str]]]:
     """Rows of leaked images: the kind, and the models that learned them."""
     found: dict[int, tuple[str, list[str]]] = {}
     for each in candidates:

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from ram_backend.feedback.events import CurrentAnnotation, LabelSpace
 from ram_backend.feedback.labels import (
     UNKNOWN,
+    ImageLabels,
     LabelState,
     TagLabel,
-    TaskLabels,
     merge_choices,
     weighted_vote,
 )
@@ -66,7 +66,7 @@ def corrections_of(
     shown: _Shown,
     *,
     task_data: Mapping[int, Mapping[str, Any]] | None = None,
-) -> list[TaskLabels]:
+) -> list[ImageLabels]:
     """The corrections of each usable annotation, one per image with tags.
 
     Without a known prediction to start from, every ticked tag is added.
@@ -82,12 +82,12 @@ def corrections_of(
     return list(chain.from_iterable(read))
 
 
-def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
+def merge_corrections(corrections: Iterable[ImageLabels]) -> list[ImageLabels]:
     """Weak labels of each image, by task and image name.
 
     Ground truth, if a task has any, decides alone; else `weighted_vote`.
     """
-    by_image: dict[tuple[int, str], list[TaskLabels]] = {}
+    by_image: dict[tuple[int, str], list[ImageLabels]] = {}
     for each in corrections:
         by_image.setdefault((each.task_id, each.to_name), []).append(each)
     return [_merged(by_image[image]) for image in sorted(by_image)]
@@ -154,7 +154,7 @@ class _Reader:
         }
         self._unoffered: dict[tuple[str, str], list[Choice]] = {}
 
-    def read(self, annotation: CurrentAnnotation, data: Mapping[str, Any]) -> Iterator[TaskLabels]:
+    def read(self, annotation: CurrentAnnotation, data: Mapping[str, Any]) -> Iterator[ImageLabels]:
         parsed = annotation.parsed
         started_from = shown_to(parsed, self._shown.get(parsed.task, ()))
         for to_name, controls in self._controls.items():
@@ -164,7 +164,7 @@ class _Reader:
                 for choice, label in self._labels(control, known, annotation, started_from):
                     for tag in choice.texts:
                         states[tag] = merge_choices(states.get(tag), label)
-            yield TaskLabels(
+            yield ImageLabels(
                 task_id=parsed.task,
                 to_name=to_name,
                 reference=image_reference(controls[0], data),
@@ -245,7 +245,7 @@ def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], sh
     return dict(sorted(found.items()))
 
 
-def _merged(corrections: Sequence[TaskLabels]) -> TaskLabels:
+def _merged(corrections: Sequence[ImageLabels]) -> ImageLabels:
     """The labels of one image from all corrections of it."""
     counted = [each for each in corrections if each.ground_truth] or corrections
     if len(counted) == 1:

@@ -58,7 +58,7 @@ class LabelSpace:
 
     @classmethod
     def of(cls, schema: LabelSchema) -> LabelSpace:
-        """The label space of a plan."""
+        """The label space of a label config."""
         space = cls("", {each.name: frozenset(choice.path for choice in each.choices) for each in schema.tag_controls})
         return cls(hashlib.sha256(space.to_json().encode()).hexdigest(), space.choices)
 

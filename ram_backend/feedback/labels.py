@@ -41,7 +41,7 @@ UNKNOWN, UNTOUCHED = TagLabel(False, 0.0, "unknown"), TagLabel(False, 1.0, "unto
 
 
 @dataclass(frozen=True)
-class TaskLabels:
+class ImageLabels:
     """The labels of one image from one annotation (a correction), or several.
 
     Attributes:
@@ -75,7 +75,7 @@ class TaskLabels:
         return tuple(sorted(tag for tag, label in self.states.items() if label.state == state))
 
 
-def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+def to_matrix(labels: Sequence[ImageLabels], tags: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Labels (N, L) bool, weights (N, L) float32 in [0, 1]; 0 where candidates lack a tag."""
     on = np.zeros((len(labels), len(tags)), dtype=np.bool_)
     weights = np.zeros((len(labels), len(tags)), dtype=np.float32)
@@ -149,7 +149,7 @@ class TagCounts:
         return self.confirmed / positives if positives else None
 
 
-def count_tags(corrections: Sequence[TaskLabels]) -> list[TagCounts]:
+def count_tags(corrections: Sequence[ImageLabels]) -> list[TagCounts]:
     """Counts of each tag, the most frequent first."""
     counts: dict[str, Counter[LabelState]] = {}
     for each in corrections:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ram_backend.errors import ImageError, InputError, listed
-from ram_backend.evaluation.evaluate import Candidate, evaluate
+from ram_backend.evaluation.evaluate import EvaluatedModel, evaluate
 from ram_backend.evaluation.labels import TRAIN, LabelSet
 from ram_backend.evaluation.leaks import bundle_training_images
 from ram_backend.finetuning.loop import Examples, finetune, write_bundle
@@ -82,7 +82,7 @@ def make_bundle(
         for bundle in (base, made):
             network = load_network(bundle, device=device, precision=settings.precision, threads=threads)
             tagger = Tagger(bundle, network, subset)
-            models.append(Candidate(bundle.name, tagger, bundle_training_images(bundle)))
+            models.append(EvaluatedModel(bundle.name, tagger, bundle_training_images(bundle)))
         try:
             return evaluate(left_out, images, tags, models, settings)
         except InputError as error:  # no reason to lose what has learned

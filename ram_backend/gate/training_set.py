@@ -143,7 +143,7 @@ class TrainingSet:
             np.add.at(found, rows, np.maximum(expected, 0))
         return found
 
-    def screened(self, ticked: NDArray[np.bool_], annotators: Sequence[Hashable]) -> TrainingSet:
+    def with_filtered_annotators(self, ticked: NDArray[np.bool_], annotators: Sequence[Hashable]) -> TrainingSet:
         """Without what is no evidence; unsaid pairs as the incumbent has them.
 
         Where they were left out instead, hardly any "no" would be known of a

@@ -1,4 +1,4 @@
-"""SSRF guard: which addresses images may be fetched from.
+"""URLs and the SSRF guard: which addresses images may be fetched from.
 
 A task may name any URL. An address inside a network (loopback, private,
 link-local, shared, reserved, multicast, unspecified) is refused, unless its

@@ -1,4 +1,4 @@
-"""Writer of Label Studio's prediction objects (protocol section 5), from scores.
+"""Writer of Label Studio's prediction objects (protocol section 5): ticks, and the order of tasks.
 
 One item per tag control with all ticked values, since Label Studio keeps only
 the last of several, but a region per label or box. Confidences are written only

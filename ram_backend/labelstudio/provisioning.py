@@ -242,7 +242,7 @@ def _wants_login(detail: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One line of a report: what was checked, its state, what was found, a remedy.
 
     State `note`: it works, with a caveat.
@@ -260,7 +260,7 @@ def diagnose(
     backends: Sequence[ConnectedBackend],
     webhooks: Sequence[Webhook],
     secret: Mapping[str, str],
-) -> Iterator[Finding]:
+) -> Iterator[Check]:
     """Checks a project's settings, backends (the one that predicts first), and webhooks."""
     reconnect = f"ram-backend connect {project}"
     if backends:
@@ -270,54 +270,54 @@ def diagnose(
         if len(backends) > 1:
             others = ", ".join(each.url for each in backends[1:])
             found = f"{others}: only the first one, {first.url}, predicts"
-            yield Finding("other backends", "note", found, f"{reconnect_first} --replace")
+            yield Check("other backends", "note", found, f"{reconnect_first} --replace")
         its_webhooks = [each for each in webhooks if each.backend == first.url.rstrip("/")]
         yield _events(its_webhooks, secret, reconnect_first)
     else:
-        yield Finding("backend", "bad", "Label Studio has none on record", f"{reconnect} --url BACKEND")
+        yield Check("backend", "bad", "Label Studio has none on record", f"{reconnect} --url BACKEND")
     known = {each.url.rstrip("/") for each in backends}
     leftover = {each.backend for each in webhooks if each.backend is not None and each.backend not in known}
     if leftover:
         found = f"events still go to {', '.join(sorted(leftover))}, deleted as a backend: each costs a submit up to 1 s"
         where = backends[0].url if backends else "BACKEND"
-        yield Finding("leftover webhooks", "note", found, f"{reconnect} --url {where} --replace")
+        yield Check("leftover webhooks", "note", found, f"{reconnect} --url {where} --replace")
     if backends:
         yield _predictions(backends[0], settings, reconnect_first)
 
 
-def _backend(backend: ConnectedBackend, reconnect: str) -> Finding:
+def _backend(backend: ConnectedBackend, reconnect: str) -> Check:
     reason = f": {backend.error}" if backend.error else ""
     if backend.state == "ER":
         remedy = f"look at the backend's log, and see that its login is the one on record; then {reconnect}"
-        return Finding("backend", "bad", f"Label Studio gets an error from {backend.url}{reason}", remedy)
+        return Check("backend", "bad", f"Label Studio gets an error from {backend.url}{reason}", remedy)
     if backend.state == "DI":
         remedy = "see that it runs, and that Label Studio may reach that address"
         if is_loopback(backend.url):
             remedy = UNREACHED
-        return Finding("backend", "bad", f"Label Studio can't reach {backend.url}{reason}", f"start it; {remedy}")
+        return Check("backend", "bad", f"Label Studio can't reach {backend.url}{reason}", f"start it; {remedy}")
     found = f"Label Studio reaches {backend.url}, which serves {backend.model_version or 'nothing'}"
     if not backend.model_version:
-        return Finding("backend", "bad", found, reconnect)
-    return Finding("backend", "ok", found)
+        return Check("backend", "bad", found, reconnect)
+    return Check("backend", "ok", found)
 
 
-def _events(webhooks: Sequence[Webhook], secret: Mapping[str, str], remedy: str) -> Finding:
+def _events(webhooks: Sequence[Webhook], secret: Mapping[str, str], remedy: str) -> Check:
     """The webhook of the backend that predicts."""
     if not webhooks:
         found = (
             "none is registered: annotations don't arrive, and the connection is only half of one (Label Studio was"
             " started with ML_BLOCK_LOCAL_IP=false and without SSRF_PROTECTION_ENABLED=false)"
         )
-        return Finding("webhook", "bad", found, f"start Label Studio with both, then {remedy}")
+        return Check("webhook", "bad", found, f"start Label Studio with both, then {remedy}")
     if webhooks[0].sends(secret):
-        return Finding("webhook", "ok", f"registered{', with its secret' if secret else ''}")
+        return Check("webhook", "ok", f"registered{', with its secret' if secret else ''}")
     found = "it is switched off, or lacks events or what they bring"
     if webhooks[0].sends({}):
         found = f"it lacks our header {next(iter(secret))}: the backend refuses its events"
-    return Finding("webhook", "bad", found, remedy)
+    return Check("webhook", "bad", found, remedy)
 
 
-def _predictions(backend: ConnectedBackend, settings: ProjectSettings, remedy: str) -> Finding:
+def _predictions(backend: ConnectedBackend, settings: ProjectSettings, remedy: str) -> Check:
     """Whether annotators see live predictions, and in which order."""
     version = settings.model_version
     if not settings.show_collab_predictions:
@@ -328,5 +328,5 @@ def _predictions(backend: ConnectedBackend, settings: ProjectSettings, remedy: s
     elif version != backend.model_version:
         found = "live; but the order by uncertainty is random"
     else:
-        return Finding("predictions", "ok", "live, and the order by uncertainty works")
-    return Finding("predictions", "note", found, remedy)
+        return Check("predictions", "ok", "live, and the order by uncertainty works")
+    return Check("predictions", "note", found, remedy)

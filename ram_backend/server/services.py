@@ -23,7 +23,7 @@ from ram_backend.server.processes import ProcessPool
 from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.shown_log import ShownLog
 from ram_backend.server.snapshots import SnapshotCache
-from ram_backend.server.swap import VersionLoader
+from ram_backend.server.swap import VersionController
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader, open_image_loader
 from ram_backend.versions.table import VersionTable
@@ -81,7 +81,7 @@ class Services:
         models = self._models = ModelPool(settings, self.model)
         self.snapshots = SnapshotCache(models, self.cpu_pool, *builders, settings.max_snapshots, settings.max_new_tags)
         table = VersionTable(self._database)
-        self.swap = VersionLoader(
+        self.swap = VersionController(
             settings.versions_dir, table, self.store, models, self.batcher, self.snapshots, metrics, self.jobs
         )
         self.fetching: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()

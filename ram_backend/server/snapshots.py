@@ -22,7 +22,7 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
 from ram_backend.server.model import Model, ModelPool
-from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, promises, resolve_config
+from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, precision_notes, resolve_config
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.vocabulary.embeddings import TextEncoder
@@ -167,7 +167,7 @@ class SnapshotCache:
                 self._configs.drop(lambda each: each == key)  # a traceback keeps the label config
                 raise
             _log.info("project %s is served as %s", project.key, config.model_version)
-            for note in (*config.schema.notes, *promises(config.options, ref)):
+            for note in (*config.schema.notes, *precision_notes(config.options, ref)):
                 _log.info("project %s: %s", project.key, note)
             return config
 

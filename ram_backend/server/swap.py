@@ -89,7 +89,7 @@ class _State:
 
 
 @dataclass(eq=False)
-class VersionLoader(PeriodicThread):
+class VersionController(PeriodicThread):
     """Keeps each project's actual version equal to the desired one in the database.
 
     At the start a project's `model_version` already names the database's

@@ -1,4 +1,4 @@
-"""The RQ worker: a process per job, and a maintenance thread.
+"""The RQ worker: a process per job, and a thread that requests due trainings and queues due jobs.
 
 It is RQ's `SpawnWorker`, but keeps the queue's password off the command line of
 the process, and outlives a queue that goes away for a while.

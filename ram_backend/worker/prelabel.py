@@ -1,4 +1,4 @@
-"""Pre-labelling: Label Studio retrieves one prediction per task, batch by batch (AIMD).
+"""Pre-labelling, also the refresh after a swap: Label Studio retrieves one prediction per task, batch by batch (AIMD).
 
 Label Studio asks the backend only for tasks that have none of the version which
 `/setup` names (protocol section 2), so an attempt after a kill begins with what

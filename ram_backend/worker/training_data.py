@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import ImageError, ImageUnreachable, InputError, LabelStudioUnreachable
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.events import Fingerprint
-from ram_backend.feedback.labels import TaskLabels
+from ram_backend.feedback.labels import ImageLabels
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.feedback.shown import image_key
@@ -49,7 +49,7 @@ class ProjectCorrections:
     one. All controls tick at most `most_ticked` tags per image; None: any.
     """
 
-    labels: Sequence[TaskLabels]
+    labels: Sequence[ImageLabels]
     tags: tuple[str, ...]
     last_event: int
     fingerprint: Fingerprint
@@ -70,7 +70,7 @@ class EncodedImages:
         tokens: (N, T, D) float16, as they are cached; in a file without a name.
     """
 
-    labels: Sequence[TaskLabels]
+    labels: Sequence[ImageLabels]
     content: tuple[str, ...]
     phash: NDArray[np.uint64]
     tokens: NDArray[np.float16] = field(repr=False)
@@ -145,7 +145,7 @@ def gather_corrections(
     )
 
 
-def tags_left_on(project: Project, labels: Sequence[TaskLabels]) -> tuple[str, ...]:
+def tags_left_on(project: Project, labels: Sequence[ImageLabels]) -> tuple[str, ...]:
     """The tags that are on for at least one image, sorted.
 
     Raises:
@@ -174,7 +174,7 @@ def reconcile_ledger(context: JobContext) -> JobResult:
 
 def encode_images(
     context: JobContext,
-    labels: Sequence[TaskLabels],
+    labels: Sequence[ImageLabels],
     bundle: Bundle,
     network: Network,
     label_studio: LabelStudio | None,

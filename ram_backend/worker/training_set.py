@@ -160,7 +160,7 @@ def build_training_set(
         return training_set
     states = [[each.label(name).state for name in subset.names] for each in images.labels]
     people = [frozenset(corrections.annotators.get(number) for number in each.annotation_ids) for each in images.labels]
-    return training_set.screened(np.isin(states, ("confirmed", "removed")), people)
+    return training_set.with_filtered_annotators(np.isin(states, ("confirmed", "removed")), people)
 
 
 def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:

@@ -16,7 +16,7 @@ from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
-from ram_backend.labelstudio.provisioning import Finding
+from ram_backend.labelstudio.provisioning import Check
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server.app import create_app
@@ -44,12 +44,12 @@ def database(connected: FakeLabelStudio) -> Database:
     return open_migrated(load_settings())
 
 
-def projects() -> dict[str, Finding]:
+def projects() -> dict[str, Check]:
     settings = load_settings()
     return {each.what.partition(": ")[2]: each for each in check_projects(settings, open_migrated(settings))}
 
 
-def report() -> dict[str, Finding]:
+def report() -> dict[str, Check]:
     return {each.what: each for each in examine(load_settings())}
 
 

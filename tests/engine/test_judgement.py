@@ -7,7 +7,7 @@ import pytest
 
 from ram_backend.engine.findings import ADD_ABOVE, DROP_BELOW, findings_of
 from ram_backend.engine.noise_model import fit_noise_model
-from ram_backend.engine.signals import SIGNALS, Evidence, Portion
+from ram_backend.engine.signals import SIGNALS, CrossFittedRidge, Portion
 from ram_backend.gate.folds import FOLDS
 
 IMAGES, TAGS, WIDTH, REGIONS = 600, 6, 48, 4
@@ -35,7 +35,7 @@ def planted() -> tuple[list[Portion], np.ndarray]:
 
 def test_wrong_labels_are_found_missing_ones_proposed_and_the_noise_is_measured(planted) -> None:
     portions, clean = planted
-    evidence = Evidence(portions)
+    evidence = CrossFittedRidge(portions)
     signals = [evidence.signals(portion) for portion in portions]
     labels, known = [portion.labels for portion in portions], [portion.known for portion in portions]
     model = fit_noise_model(signals, labels, known, evidence.rates)
@@ -57,7 +57,7 @@ def test_a_label_says_nothing_about_itself(planted) -> None:
     turned = first.labels.copy()
     turned[3] = ~turned[3]
     others = [replace(first, labels=turned), *portions[1:]]
-    before, after = (Evidence(each).signals(each[0])[:, 3] for each in (portions, others))
+    before, after = (CrossFittedRidge(each).signals(each[0])[:, 3] for each in (portions, others))
     np.testing.assert_allclose(before, after, atol=1e-4)
 
 

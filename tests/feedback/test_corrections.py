@@ -10,7 +10,7 @@ from support.server import choices_config
 
 from ram_backend.feedback.corrections import corrections_of, merge_corrections, shown_to
 from ram_backend.feedback.events import CurrentAnnotation, LabelSpace
-from ram_backend.feedback.labels import LabelState, TagLabel, TaskLabels, to_matrix
+from ram_backend.feedback.labels import ImageLabels, LabelState, TagLabel, to_matrix
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, ParsedItem
 from ram_backend.labelstudio.label_config import parse_label_config
@@ -22,21 +22,21 @@ TREE = parse_label_config(
 )
 
 
-def only(annotation: ParsedAnnotation | CurrentAnnotation, *rows: ShownPrediction, schema: Any = SCHEMA) -> TaskLabels:
+def only(annotation: ParsedAnnotation | CurrentAnnotation, *rows: ShownPrediction, schema: Any = SCHEMA) -> ImageLabels:
     given = current(annotation) if isinstance(annotation, ParsedAnnotation) else annotation
     (correction,) = corrections_of(schema, [given], {given.parsed.task: rows})
     return correction
 
 
-def states(said: TaskLabels, tags: Sequence[str] = ("cat", "dog", "tree")) -> list[tuple[LabelState, float]]:
+def states(said: ImageLabels, tags: Sequence[str] = ("cat", "dog", "tree")) -> list[tuple[LabelState, float]]:
     return [(said.label(tag).state, round(said.label(tag).weight, 6)) for tag in tags]
 
 
-def merged(*given: Any, **options: Any) -> list[TaskLabels]:
+def merged(*given: Any, **options: Any) -> list[ImageLabels]:
     return merge_corrections(corrections_of(*given, **options))
 
 
-def together(*annotations: ParsedAnnotation, schema: Any = SCHEMA, **options: Any) -> list[TaskLabels]:
+def together(*annotations: ParsedAnnotation, schema: Any = SCHEMA, **options: Any) -> list[ImageLabels]:
     return merged(schema, [current(each) for each in annotations], {}, **options)
 
 

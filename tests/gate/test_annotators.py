@@ -65,7 +65,9 @@ def test_what_an_annotator_who_only_removes_one_tag_teaches_is_no_loss() -> None
     for seed in range(3):
         given, new = photos(seed, 150), photos(seed + 100, 400)
         ticked = sigmoid(given.base) > 0.5
-        some = replace(given, labels=ticked & (given.labels | (np.arange(8) > 0))).screened(ticked, ["a"] * 150)
+        some = replace(given, labels=ticked & (given.labels | (np.arange(8) > 0))).with_filtered_annotators(
+            ticked, ["a"] * 150
+        )
         (note,) = some.notes
         assert "add hardly any tag" in note
         candidate = fit_candidate(some)
@@ -81,6 +83,6 @@ def test_what_an_annotator_who_only_removes_one_tag_teaches_is_no_loss() -> None
 def test_an_annotator_who_accepts_everything_is_named() -> None:
     given = photos(0, 60)
     ticked = sigmoid(given.base) > 0.5
-    some = replace(given, labels=ticked).screened(ticked, ["a"] * 60)
+    some = replace(given, labels=ticked).with_filtered_annotators(ticked, ["a"] * 60)
     assert some.notes == ("Annotators of 60 photos accept all that is ticked: these photos say nothing.",)
-    assert given.screened(ticked, ["a"] * 60).notes == ()
+    assert given.with_filtered_annotators(ticked, ["a"] * 60).notes == ()

@@ -9,7 +9,7 @@ from ram_backend.errors import InputError, LabelConfigError, LabelStudioRefused,
 from ram_backend.labelstudio.api_models import ConnectedBackend, ProjectSettings, Webhook
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.labelstudio.provisioning import ConnectOptions, Finding, Provisioner, diagnose
+from ram_backend.labelstudio.provisioning import Check, ConnectOptions, Provisioner, diagnose
 
 URL = "http://backend:9090"
 CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
@@ -159,7 +159,7 @@ HOOK = {"id": 7, "url": f"{URL}/webhook", "headers": SECRET, **EVENTS}
 
 def found(
     backends: list[dict[str, Any]] | None = None, hooks: list[dict[str, Any]] | None = None, **settings: Any
-) -> dict[str, Finding]:
+) -> dict[str, Check]:
     findings = diagnose(
         3,
         ProjectSettings(**({"model_version": "starter-1"} | settings)),

@@ -17,7 +17,7 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import PROMISED_FROM, parse_options
 from ram_backend.projects.project import Project
 from ram_backend.server.predict import scored_choices
-from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, promises, resolve_config
+from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, precision_notes, resolve_config
 
 
 def recipe(config: str = CONFIG, extra: object = None, own: object = None, **parts: Any) -> ResolvedConfig:
@@ -149,16 +149,16 @@ def precise(precision: float, learned: int | None, config: str = "", **more: obj
 def test_a_precision_is_not_promised_before_it_is_learned(learned: int | None) -> None:
     found = precise(0.9, learned, per_tag={"green": 0.2})
     assert found.controls["tags"].thresholds == (1.0, 0.2)
-    first, other = promises(found.options, found.version)
+    first, other = precision_notes(found.options, found.version)
     assert "90% of the ticks are right can't be promised before a version has learned from 300 photos" in first
     assert "'green' have thresholds of their own" in other
-    assert promises(recipe().options, None) == []
+    assert precision_notes(recipe().options, None) == []
 
 
 def test_a_precision_is_a_threshold_above_it() -> None:
     found = precise(0.9, PROMISED_FROM)
     assert found.controls["tags"].thresholds == pytest.approx((0.971, 0.971), abs=0.001)
-    (said,) = promises(found.options, found.version)
+    (said,) = precision_notes(found.options, found.version)
     assert "at least 90% of such ticks are right, by what v0001 of project 1.2 has learned from 300 photos" in said
     dynamic = precise(0.9, PROMISED_FROM, choices_config(attributes='value="$options"'))
     offered = choices_for(dynamic.schema.tag_controls[0], {"options": ["red", "pink"]})
