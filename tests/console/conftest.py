@@ -16,7 +16,7 @@ from support.tiny_model import BLUE, NEW, RED, ColourWords, colour_model, pictur
 from ram_backend.console.page import mount
 from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.service import JobService
-from ram_backend.labelstudio.provisioning import Finding
+from ram_backend.labelstudio.provisioning import Check
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server import model
 from ram_backend.server.app import create_app
@@ -78,7 +78,7 @@ def console(settings: Settings, studio: FakeLabelStudio, monkeypatch: pytest.Mon
     database = open_migrated(settings)
     jobs = JobService(settings, database)
     app = create_app(settings, jobs=jobs, model=colour_model(settings))
-    mount(app, check=lambda *_: [Finding("webhook", "bad", HOSTILE, "connect it")])
+    mount(app, check=lambda *_: [Check("webhook", "bad", HOSTILE, "connect it")])
     with serving(app) as client:
         yield Console(client, jobs, studio, settings)
     database.close()
