@@ -54,8 +54,10 @@ def mean_average_precision(
 ) -> float:
     """Macro mAP: mean `average_precision_per_tag` of tags with at least `min_positives`.
 
-    The AP of a tag with fewer known positives is mostly luck. In (0, 1]; nan
-    where no tag has enough.
+    The AP of a tag with fewer known positives is mostly luck.
+
+    Returns:
+        In (0, 1]; nan where no tag has enough.
     """
     scores_, labels_, known_ = _checked(scores, labels, known)
     counted = (labels_ & known_).sum(axis=0) >= min_positives
@@ -84,10 +86,18 @@ def precision_recall_f1(
 ) -> tuple[float, float, float]:
     """Precision, recall and F1 of the tags that are on, each in [0, 1].
 
-    On = score strictly above the threshold (one number, or (L,)). "micro" pools
-    the pairs of all tags (overall precision and recall, OP and OR); "macro" is
-    the mean over the tags with a known positive, where a tag that is never on
-    has precision 0.
+    Args:
+        scores: (N, L), on the scale of the thresholds.
+        labels: (N, L).
+        thresholds: one number, or (L,); on = score strictly above.
+        known: (N, L) or None.
+        average: "micro" pools the pairs of all tags (overall, OP and OR);
+            "macro" is the mean over tags with a known positive, with precision
+            0 for one that is never on.
+
+    Returns:
+        Pooled, precision is nan where no tag is on, recall where none is right,
+        F1 where neither; "macro" is nan without a known positive.
     """
     hits, on, right = (each.sum(axis=0) for each in _decisions(scores, labels, thresholds, known))
     f1 = float(_f1(hits, on, right, average))
@@ -163,6 +173,12 @@ def calibration_error(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | N
     The scores are probabilities in [0, 1]; only pairs with a score strictly
     above `CALIBRATION_FLOOR` count. The `BINS` are equally wide; a bin holds
     its lower bound, the last one also 1.
+
+    Returns:
+        In [0, 1]; nan where no pair counts.
+
+    Raises:
+        InputError: a known score is outside [0, 1], such as a logit.
     """
     scored, right, pairs = (each.sum(axis=0) for each in _calibration_sums(scores, labels, known))
     return float(_ratio(np.abs(scored - right).sum(), pairs.sum()))
@@ -182,9 +198,17 @@ def reliability(
 
 
 def bootstrap_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
-    """How often each image is in each resample: (resamples, images), rows sum to `images`.
+    """How often each image is in each resample of a bootstrap.
 
     Models that are compared get the same weights (paired bootstrap).
+
+    Args:
+        images: N, at least 1.
+        resamples: B.
+        seed: of the draws; at least 0.
+
+    Returns:
+        (B, N) whole numbers, at least 0; each row sums to N.
     """
     drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
     return drawn.astype(np.float64)
@@ -241,9 +265,14 @@ def interval(resampled: FloatArray) -> tuple[float, float]:
 
 
 def paired_p_value(first: FloatArray, second: FloatArray) -> float:
-    """Two-sided bootstrap p-value in (0, 1] of a difference, from paired (B,) figures.
+    """Two-sided bootstrap p-value of a difference, from paired figures.
 
-    nan where no resample has both.
+    Args:
+        first: (B,) of one model, from `bootstrap`.
+        second: (B,) of the other one, with the same weights.
+
+    Returns:
+        In (0, 1]; nan where no resample has both.
     """
     differences = (second - first)[np.isfinite(second - first)]
     if not differences.size:
@@ -302,12 +331,10 @@ def _calibration_sums(
     rows, tags = np.nonzero(known_ & (scores_ > CALIBRATION_FLOOR))
     score = scores_[rows, tags]
     edges = np.linspace(0.0, 1.0, BINS + 1)
-    bin_of = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, BINS - 1)
-    place = rows * BINS + bin_of
+    place = rows * BINS + np.clip(np.searchsorted(edges, score, side="right") - 1, 0, BINS - 1)
 
     def summed(values: NDArray[Any]) -> FloatArray:
-        sums = np.bincount(place, values, len(scores_) * BINS)
-        return sums.astype(np.float64).reshape(-1, BINS)
+        return np.bincount(place, values, len(scores_) * BINS).astype(np.float64).reshape(-1, BINS)
 
     return summed(score), summed(labels_[rows, tags]), summed(np.ones(len(rows)))
 

@@ -37,7 +37,7 @@ class EditChange:
     Attributes:
         before: mean over the groups, at least 0.
         after: the same of the candidate.
-        standard_error: standard error of the difference.
+        standard_error: standard error of the difference; inf for one group.
         p_value: share of sign flips of the groups' differences that save as
             much; in (0, 1].
         groups: G.
@@ -73,6 +73,9 @@ def compare_edits(before: FloatArray, after: FloatArray, groups: NDArray[np.int6
         after: (N,) the same for the candidate.
         groups: (N,) any integers; rows of equal number count as one photo.
         seed: of the flips; at least 0.
+
+    Returns:
+        The change over all groups, or over `MOST_COMPARED` drawn ones.
     """
     rows = _some_groups(groups, MOST_COMPARED, seed)
     means = by_group(np.stack([before[rows], after[rows]], axis=1), groups[rows])

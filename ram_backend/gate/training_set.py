@@ -122,7 +122,15 @@ class TrainingSet:
         return found if fixed is None else np.where(np.isnan(fixed), found, fixed)
 
     def ticked(self, log_odds: FloatArray, thresholds: FloatArray) -> NDArray[np.bool_]:
-        """(N, L): what these log-odds (N, L) tick above these thresholds (L,)."""
+        """Ticks by log-odds; where `most_ticked` is set, the best of each image.
+
+        Args:
+            log_odds: (N, L) of all tags of the set.
+            thresholds: (L,) of scores, in [0, 1]: a tick is strictly above.
+
+        Returns:
+            (N, L) bool; tags that tie for the last place are all ticked.
+        """
         scores = sigmoid(log_odds)
         ticked: NDArray[np.bool_] = scores > thresholds
         if self.most_ticked is not None and self.most_ticked < len(self.tags):
