@@ -94,10 +94,14 @@ class Calibration:
 
 
 def cost_thresholds(thresholds: NDArray[Real], add_costs: NDArray[np.floating] | float) -> NDArray[Real]:
-    """Thresholds (L,) of least expected cost, 1 / (1 + add_costs), in place of `NEUTRAL`.
+    """Thresholds of least expected cost, 1 / (1 + add_costs), in place of `NEUTRAL`.
 
-    `add_costs`: (L,) or one number: what it costs to add a missing tag, in
-    removed ticks.
+    Args:
+        thresholds: (L,); those that are not `NEUTRAL` stay.
+        add_costs: (L,) or one, above 0: of adding a tag, in removed ticks.
+
+    Returns:
+        (L,) of the type of `thresholds`.
     """
     costly = np.asarray(1 / (1 + np.asarray(add_costs, dtype=np.float64)), dtype=thresholds.dtype)
     return np.where(thresholds == NEUTRAL, costly, thresholds)

@@ -98,7 +98,15 @@ class Tagger:
         self._queries: Queries = network.select(subset.entries) if base is None else base._queries
 
     def with_version(self, delta: Delta, version: str) -> Tagger:
-        """The same tags under a version with that digest, made at once."""
+        """The same tags under a version, made at once.
+
+        Args:
+            delta: the version's; tags outside the subset have no effect.
+            version: its digest, part of `model_version`.
+
+        Raises:
+            VersionDamaged: the delta was made for features of another width.
+        """
         base = (self.bundle, self.network, self.subset)
         return Tagger(*base, token_dtype=self.token_dtype, delta=delta, version=version, base=self)
 

@@ -43,12 +43,19 @@ _FIXED = 1e12
 
 
 def pair_weights(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
-    """How much each pair counts when probabilities are fitted, (N, L) in [0, 1].
+    """How much each pair counts when probabilities are fitted.
 
     Of one tag all known pairs count alike: were a "no" to count half as much as
     a "yes", scores would be twice as high as what people then tick. Their
     weight is half-way between those of the tag's positives and its negatives;
     without positives it is that of its negatives.
+
+    Args:
+        labels: (N, L).
+        weights: (N, L) in [0, 1], how much each label is believed; 0: unknown.
+
+    Returns:
+        (N, L) in [0, 1]; 0 for unknown pairs.
     """
     known = weights > 0
 

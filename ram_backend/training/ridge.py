@@ -76,14 +76,16 @@ class KernelEigen:
         Args:
             targets: (N, L), each column sums to 0.
             groups: (N,) images of one group are left out together.
-            strength: penalty per image, in units of the features' variance.
+            strength: penalty per image, above 0, in units of feature variance.
+
+        Returns:
+            A score per tag; those out of group are 0 where there is one group.
         """
         count, width = self.scaled.shape
         penalty = strength * count / width
         shrinkage = self.values / (self.values + penalty)
         residuals = targets - self.vectors @ (shrinkage[:, None] * (self.vectors.T @ targets))
-        directions = (self.scaled.T @ (residuals / penalty)).T
-        weight = directions / (self.scale * np.sqrt(width))
+        weight = (self.scaled.T @ (residuals / penalty)).T / (self.scale * np.sqrt(width))
         return Ridge(weight, -(weight @ self.mean), self._out_of_group_scores(targets, residuals, shrinkage, groups))
 
     def _out_of_group_scores(
@@ -172,10 +174,17 @@ def residualise(targets: FloatArray, scores: NDArray[np.float32], weights: NDArr
 def smoothed_targets(targets: FloatArray, residual_targets: FloatArray, smoothing: FloatArray) -> FloatArray:
     """Targets smoothed over tags by `smoothing_matrix`.
 
-    Other tags contribute only their residual (`residualise`), all (N, L): the
-    bundle's part is in the tag's own score, too, and would count twice. A ridge
-    is linear in its targets, so mixing these mixes weights. `smoothing` is
-    (L, L), and columns of the result sum to 0.
+    Other tags contribute only their residual: the bundle's part is in the tag's
+    own score, too, and would count twice. A ridge is linear in its targets, so
+    mixing these mixes weights.
+
+    Args:
+        targets: (N, L) from `standardised_targets`.
+        residual_targets: (N, L) from `residualise`.
+        smoothing: (L, L) from `smoothing_matrix`.
+
+    Returns:
+        (N, L), columns sum to 0.
     """
     diagonal = np.diagonal(smoothing)
     return targets * diagonal + residual_targets @ (smoothing - np.diag(diagonal))
