@@ -70,7 +70,12 @@ def corrections_of(
     """The corrections of each usable annotation, one per image with tags.
 
     Without a known prediction to start from, every ticked tag is added.
-    `shown`: served predictions by task. `task_data`: newer than the events'.
+
+    Args:
+        schema: of the label config that names controls and images.
+        annotations: the current ones; those that aren't usable are left out.
+        shown: served predictions by task.
+        task_data: by task, newer than the events'; None: the events' alone.
     """
     usable = [annotation for annotation in annotations if annotation.parsed.usable]
     by_age = sorted(usable, key=lambda each: each.event_id)
@@ -105,8 +110,7 @@ def shown_to(parsed: ParsedAnnotation, shown: Sequence[ShownPrediction]) -> Show
             return each
     others = [each for each in shown if each.prediction_id is None]
     if parsed.created_at is not None:
-        latest = parsed.created_at + MAX_CLOCK_SKEW
-        others = [each for each in others if each.shown_at <= latest]
+        others = [each for each in others if each.shown_at <= parsed.created_at + MAX_CLOCK_SKEW]
     return max(others, key=lambda each: each.shown_at, default=None)
 
 

@@ -76,7 +76,15 @@ class ImageLabels:
 
 
 def to_matrix(labels: Sequence[ImageLabels], tags: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Labels (N, L) bool, weights (N, L) float32 in [0, 1]; 0 where candidates lack a tag."""
+    """Labels and their weights as matrices: a row per image, a column per tag.
+
+    Args:
+        labels: of N images.
+        tags: L distinct ones, in the order of the columns.
+
+    Returns:
+        (N, L) bool, (N, L) float32 in [0, 1]; 0: unknown, or no candidate.
+    """
     on = np.zeros((len(labels), len(tags)), dtype=np.bool_)
     weights = np.zeros((len(labels), len(tags)), dtype=np.float32)
     columns = {tag: index for index, tag in enumerate(tags)}

@@ -54,6 +54,12 @@ class JobService:
     ) -> Requested:
         """Requests a training, on the served bundle or another one.
 
+        Args:
+            key: the project.
+            reason: why, for people; part of the job's row.
+            debounced: the job waits for `train_debounce_seconds`.
+            bundle: its name; None: the served one.
+
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
             ProjectPinned: its version is pinned by hand.
