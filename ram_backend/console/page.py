@@ -124,8 +124,7 @@ class _Page:
             trusted_host = services.jobs.projects.changes().trusted_host
             return list(self._check(services.settings, project, trusted_host))
 
-        findings = await asyncio.to_thread(look)
-        return self._render(services, "connection.html", findings=findings)
+        return self._render(services, "connection.html", findings=await asyncio.to_thread(look))
 
     async def _tag(self, services: Server, project: Known, reference: str, name: str) -> HTMLResponse:
         statistics = await asyncio.to_thread(statistics_of, services.ledger, project)

@@ -140,8 +140,7 @@ def _points(model: ModelScores, tags: Sequence[str], labels: BoolArray, known: B
     bins = zip(*(each.tolist() for each in points), strict=True)
     found = metrics.average_precision_per_tag(model.scores, labels, known).tolist()
     positives = (labels & known).sum(axis=0).tolist()
-    negatives = (~labels & known).sum(axis=0).tolist()
-    rows = zip(tags, positives, negatives, found, strict=True)
+    rows = zip(tags, positives, (~labels & known).sum(axis=0).tolist(), found, strict=True)
     return {
         "reliability": [{"score": score, "right": right, "pairs": int(pairs)} for score, right, pairs in bins if pairs],
         "per_tag": [{"tag": tag, "positives": right, "negatives": wrong, "AP": ap} for tag, right, wrong, ap in rows],

@@ -241,8 +241,7 @@ class JobTable:
         ended = select(Job.id).where(of_project(Job, row.key), Job.kind == row.kind, Job.state.not_in(OPEN))
         latest = ended.order_by(Job.requested_at.desc()).limit(MAX_ENDED)
         by_event = ended.order_by(Job.last_event.desc().nulls_last(), Job.requested_at.desc())
-        last_attempt = by_event.limit(1)
-        outdated = (Job.id.in_(ended), Job.id.not_in(latest), Job.id.not_in(last_attempt))
+        outdated = (Job.id.in_(ended), Job.id.not_in(latest), Job.id.not_in(by_event.limit(1)))
         session.execute(delete(Job).where(*outdated).execution_options(synchronize_session=False))
 
 

@@ -204,8 +204,7 @@ def caption_in(control: str, items: Iterable[ParsedItem]) -> str:
 
 
 def _path(entry: object) -> ChoiceId:
-    steps = entry if isinstance(entry, list) else [entry]
-    texts = [text_of(step) for step in steps]
+    texts = [text_of(step) for step in (entry if isinstance(entry, list) else [entry])]
     return tuple(_storable(text) for text in texts if text is not None) if None not in texts else ()
 
 

@@ -256,8 +256,7 @@ class LabelStudio:
         """An access token for a personal one, within the deadline of a request."""
         address = Address.of(f"{self.base_url}/api/token/refresh/")
         body = json.dumps({"refresh": personal}).encode()
-        headers = {"Content-Type": "application/json"}
-        answer = self._exchange("POST", address, headers, body)
+        answer = self._exchange("POST", address, {"Content-Type": "application/json"}, body)
         if answer.status in (400, 401, 403):
             raise self._unauthorized()
         try:

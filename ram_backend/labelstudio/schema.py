@@ -171,8 +171,7 @@ def choices_for(control: TagControl, task_data: Mapping[str, Any]) -> tuple[Choi
     if control.dynamic is None:
         return control.choices
     options = look_up(task_data, control.dynamic)
-    dynamic = islice(_nested(options, (), control.nesting), MAX_OPTIONS)
-    return _unique([*dynamic, *control.choices])
+    return _unique([*islice(_nested(options, (), control.nesting), MAX_OPTIONS), *control.choices])
 
 
 def choices_of(options: Sequence[object], nesting: Nesting) -> tuple[Choice, ...]:

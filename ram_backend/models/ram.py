@@ -201,8 +201,7 @@ def restore_buffers(encoder: ImageEncoder) -> None:
     one-channel-wide twin has them.
     """
     config = encoder.config
-    twin = _swin(config, embed=1, heads=(1,) * len(config.heads))
-    for name, buffer in twin.named_buffers():
+    for name, buffer in _swin(config, embed=1, heads=(1,) * len(config.heads)).named_buffers():
         owner, _, attribute = name.rpartition(".")
         setattr(encoder.swin.get_submodule(owner), attribute, buffer)
 

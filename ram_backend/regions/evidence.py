@@ -72,8 +72,7 @@ def _boxes(
     """(share of the peak, box, point) of each part of a map (S, S), best first."""
     from scipy import ndimage
 
-    side = len(evidence)
-    places = (np.arange(RESOLUTION) + 0.5) / RESOLUTION * side - 0.5
+    places = (np.arange(RESOLUTION) + 0.5) / RESOLUTION * len(evidence) - 0.5
     fine = ndimage.map_coordinates(evidence, np.meshgrid(places, places, indexing="ij"), order=3, mode="nearest")
     height = fine - fine.mean()
     peak = float(height.max())

@@ -62,6 +62,5 @@ class SegmentAnything:
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
     """A mask (height, width) as COCO's run lengths: by columns, first a run of False."""
     flat = np.concatenate([[False], mask.flatten(order="F"), [False]])
-    edges = np.flatnonzero(flat[1:-1] != flat[:-2])
-    counts = np.diff([0, *edges, mask.size])
+    counts = np.diff([0, *np.flatnonzero(flat[1:-1] != flat[:-2]), mask.size])
     return {"size": [*map(int, mask.shape)], "counts": [*map(int, counts)]}

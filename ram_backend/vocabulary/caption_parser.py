@@ -113,8 +113,7 @@ class CaptionParser:
         for tag in vocabulary:
             row = own[fold(tag.name)]
             for word in map(fold, (tag.name, *tag.synonyms)):
-                category = categories.get(word, tag.category)
-                self._concepts.setdefault(word, _Concept(row, category))
+                self._concepts.setdefault(word, _Concept(row, categories.get(word, tag.category)))
         for tag in lexicon:
             concept = self._of_lexicon(tag, own, categories)
             for word in (tag.name, *tag.synonyms):

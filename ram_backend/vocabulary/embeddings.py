@@ -65,8 +65,7 @@ class CachedTextEncoder:
         found = {text: self._files.get(name) for text, name in names.items()}
         missing = [text for text, content in found.items() if content is None]
         if missing:
-            rows = np.asarray(embed(missing), dtype="<f4")
-            for text, row in zip(missing, rows, strict=True):
+            for text, row in zip(missing, np.asarray(embed(missing), dtype="<f4"), strict=True):
                 found[text] = self._files.put(names[text], row.tobytes())
         content = b"".join(found[text] or b"" for text in texts)
         return np.frombuffer(content, dtype="<f4").astype(np.float32).reshape(len(texts), self.dim)

@@ -99,8 +99,7 @@ def load_encoder(weights: Path) -> tuple[StarterEncoder, FloatArray, FloatArray]
     backbone.load_state_dict(dict(zip(backbone.state_dict(), tensors.values(), strict=True)))
     classifier: Any = backbone.classifier
     weight = classifier.weight.detach().numpy().copy()
-    bias = classifier.bias.detach().numpy().copy()
-    return StarterEncoder(backbone.eval()).eval(), weight, bias
+    return StarterEncoder(backbone.eval()).eval(), weight, classifier.bias.detach().numpy().copy()
 
 
 def export_encoder(encoder: StarterEncoder, path: Path) -> None:
