@@ -53,19 +53,15 @@ def baselines(
     paths = [folder / test.images[row].file for row in scored.rows]
     found = {**_untrained(tagger, scored.tokens), "CLIP zero-shot": _clip(tagger.tags, paths, settings)}
     found |= _learned(tagger, scored, training, folder, settings)
-    models = []
-    for name, each in found.items():
-        scores, note = (None, each) if isinstance(each, str) else (each, "")
-        models.append(ModelScores(name, scores, baseline=True, note=note))
-    return models
+    named = ((name, (None, each) if isinstance(each, str) else (each, "")) for name, each in found.items())
+    return [ModelScores(name, scores, baseline=True, note=note) for name, (scores, note) in named]
 
 
 def _untrained(tagger: Tagger, tokens: NDArray[np.float16]) -> dict[str, Scores | str]:
-    """The starter's prior, and ConSE (Norouzi et al. 2014)."""
+    """The starter's prior, and ConSE (Norouzi et al. 2014): likeliest classes' mean."""
     from ram_backend.models.starter.network import COMPONENTS, StarterNetwork
 
-    network = tagger.network
-    embeddings = tag_embeddings(tagger.bundle, tagger.subset)
+    network, embeddings = tagger.network, tag_embeddings(tagger.bundle, tagger.subset)
     if not isinstance(network, StarterNetwork) or embeddings is None:
         note = "needs the ImageNet classifier of the starter: name it as the first bundle"
         return {"untrained prior": note, "ConSE": note}
@@ -81,7 +77,7 @@ def _untrained(tagger: Tagger, tokens: NDArray[np.float16]) -> dict[str, Scores 
 
 
 def _clip(tags: Sequence[str], paths: Sequence[Path], settings: Settings) -> Scores | str:
-    """CLIP ViT-B/16 (Radford et al. 2021), with RAM's 63 prompts."""
+    """CLIP ViT-B/16 (Radford et al. 2021): cosine of image and tag in RAM's 63 prompts."""
     if settings.clip_weights is None:
         return "needs CLIP's weights: name their file in RAM_CLIP_WEIGHTS"
     import torch
@@ -99,26 +95,23 @@ def _clip(tags: Sequence[str], paths: Sequence[Path], settings: Settings) -> Sco
     found = []
     for batch in loader.batches(paths, settings.batch_size, threads=threads):
         pixels: list[Any] = [image.pixels for _, image in batch if isinstance(image, LoadedImage)]
-        images = model.encode_image(torch.from_numpy(np.stack(pixels))).numpy()
-        found.append(unit_rows(images) @ texts.T)
+        found.append(unit_rows(model.encode_image(torch.from_numpy(np.stack(pixels))).numpy()) @ texts.T)
     return np.concatenate(found)
 
 
 def _learned(
     tagger: Tagger, scored: ScoredImages, training: LabelSet | None, folder: Path, settings: Settings
 ) -> dict[str, Scores | str]:
-    """Linear probe and ML-Decoder, fitted on training images."""
+    """Linear probe and ML-Decoder, fitted on training images without the test images."""
     names = ("linear probe", "ML-Decoder")
     if training is None:
         return dict.fromkeys(names, "needs --split, and images of split train")
-    files = [folder / image.file for image in training.images]
-    fitted = score_images([tagger], files, settings, keep_tokens=True)
+    fitted = score_images([tagger], [folder / image.file for image in training.images], settings, keep_tokens=True)
     tested = TrainingImages(frozenset(zip(scored.sha256, scored.phash.tolist(), strict=True)))
     kept = np.setdiff1d(np.arange(len(fitted.rows)), list(tested.leaks(fitted.sha256, fitted.phash)))
     labels, known = (each[fitted.rows[kept]] for each in training.matrices(tagger.tags))
     if not (labels & known).any():
         return dict.fromkeys(names, "needs images of split train with these tags")
-
     groups = group_near_duplicates(fitted.phash[kept], [fitted.sha256[row] for row in kept])
     eigen = KernelEigen.of(features_of(fitted.tokens[kept]))
     targets = standardised_targets(labels, known.astype(np.float32))
@@ -126,8 +119,7 @@ def _learned(
     quality = [mean_average_precision(each.out_of_group_scores, labels, known, MIN_POSITIVES) for each in ridges]
     best = ridges[int(np.argmax(np.nan_to_num(quality)))]
     probe = features_of(scored.tokens) @ best.weight.T + best.bias
-    decoded = _ml_decoder(fitted.tokens[kept], labels, known, scored.tokens)
-    return dict(zip(names, (probe, decoded), strict=True))
+    return dict(zip(names, (probe, _ml_decoder(fitted.tokens[kept], labels, known, scored.tokens)), strict=True))
 
 
 def _ml_decoder(

@@ -1,8 +1,9 @@
-"""Caption parser: noun phrases, attributes and actions to tags, by rules.
+"""Caption parser: noun phrases, attributes and actions of a sentence to tags, by rules.
 
 The longest phrase in the lexicon or the vocabulary wins: "hot dog" gives no
-"dog". A word that is noun and verb ("parks his car", "in two parks") is
-disambiguated by the adjacent words. Negated phrases ("no people") give no tag.
+"dog", and "swimming pool" no "swimming". A word that is noun and verb ("parks
+his car", "in two parks") is disambiguated by the adjacent words. Negated phrases
+("no people", "without a hat") give no tag.
 
 The lexicon is the label system: its names, synonyms, categories and broader
 tags. English only.
@@ -62,14 +63,14 @@ _VAGUE = frozenset(str.split("""
     lights like fall fast long new old young mean rest point kind area set new stand standing stands hold holds
     holding wear wears wearing worn
 """))  # fmt: skip
-"""Single words that say little about a photo, or mean many things."""
+"""Single words that say little about what is to be seen, or mean many things."""
 
 _ANIMATE = ("animal", "person")
 _THINGS = ("object", "scene", "plant", "food", "event")
 _IMITATIONS = ("toy", "fake", "stuffed")
 """A thing after one of these isn't there itself."""
 _OPEN = ("action", "attribute", "color")
-"""Categories whose words count twice: "play guitar" is play and guitar."""
+"""Categories whose words count for others, too: "play guitar" is play and guitar."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,8 @@ class CaptionParser:
         categories = {fold(word): tag.category for tag in lexicon for word in (*tag.synonyms, tag.name)}
         own = {fold(vocabulary[row].name): row for row in reversed(range(len(vocabulary)))}
         for tag in vocabulary:
-            row = own[fold(tag.name)]
             for word in map(fold, (tag.name, *tag.synonyms)):
-                self._concepts.setdefault(word, _Concept(row, categories.get(word, tag.category)))
+                self._concepts.setdefault(word, _Concept(own[fold(tag.name)], categories.get(word, tag.category)))
         for tag in lexicon:
             concept = self._of_lexicon(tag, own, categories)
             for word in (tag.name, *tag.synonyms):
@@ -141,11 +141,9 @@ class CaptionParser:
             word, before = words[at], words[at - 1]
             after = words[at + 1] if at + 1 < len(words) else "."
             begins = before in _DETERMINERS or self._is_quality(before) or before in _VAGUE
-            ends = _closes(after) or self._third_person(after) is not None
-            plain = word.isalpha() and word not in _FUNCTION_WORDS | _VAGUE
-            if not (begins and ends and plain) or word.endswith(("ing", "ed", "ly")):
-                continue
-            if self._single(words, at) is None and self._noun(word) is None:
+            ends = after in _FUNCTION_WORDS or not after[0].isalnum() or self._third_person(after) is not None
+            plain = word.isalpha() and word not in _FUNCTION_WORDS | _VAGUE and not word.endswith(("ing", "ed", "ly"))
+            if begins and ends and plain and self._single(words, at) is None and self._noun(word) is None:
                 found.append(word)
         return found
 
@@ -158,8 +156,7 @@ class CaptionParser:
                 if form in own:
                     return _Concept(own[form], tag.category)
         head = fold(tag.name).rpartition(" ")[2]
-        row = own.get(head) if head in map(fold, tag.hypernyms) else None
-        return _Concept(row, tag.category, exact=False)
+        return _Concept(own.get(head) if head in map(fold, tag.hypernyms) else None, tag.category, exact=False)
 
     def _matches(self, words: Sequence[str]) -> Iterator[_Match]:
         denied = self._denied(words)
@@ -170,12 +167,10 @@ class CaptionParser:
             if match is None:
                 at += 1
                 continue
-            is_open = match.concept.category in _OPEN and match.end - match.start > 1
-            verb = self._single(words, at) if is_open else None
+            verb = self._single(words, at) if match.concept.category in _OPEN and match.end - match.start > 1 else None
             readings = [match] if verb is None else [match, _Match(at, at + 1, verb)]
             found += [each for each in readings if not any(denied[each.start : each.end])]
             at = match.end if verb is None else at + 1
-
         for match, following in zip_longest(found, found[1:]):
             modifies = (
                 following is not None
@@ -197,10 +192,9 @@ class CaptionParser:
             if any(not word[0].isalnum() for word in phrase) or phrase[-1] in _FUNCTION_WORDS:
                 continue
             key = fold(" ".join(phrase))
-            described = "of" in phrase or self._is_quality(phrase[0])
             for form in (key, *singular_forms(key)):
                 concept = self._concepts.get(form)
-                if concept is not None and (concept.exact or not described):
+                if concept is not None and (concept.exact or not ("of" in phrase or self._is_quality(phrase[0]))):
                     return _Match(at, at + length, concept)
             if verb := _first(self._verbs, (key, *verb_forms(key))):
                 return _Match(at, at + length, verb)
@@ -221,11 +215,10 @@ class CaptionParser:
         """Whether a word that may be a noun is a verb, by the words beside it."""
         before = words[at - 1] if at else ""
         after = words[at + 1] if at + 1 < len(words) else "."
-        closed = _closes(after)
+        closed = after in _FUNCTION_WORDS or not after[0].isalnum()
         if before == "to":
             infinitive = at > 1 and words[at - 2] not in _NOT_INFINITIVE
-            closed = closed and after not in ("of", ".", ",")
-            return infinitive and closed and not singular_forms(words[at])
+            return infinitive and closed and after not in ("of", ".", ",") and not singular_forms(words[at])
         if before in _MODALS or before in ("who", "which"):
             return True
         subject = self._noun(before)
@@ -238,17 +231,14 @@ class CaptionParser:
         start = None
         for at, word in enumerate(words):
             pair = " ".join(words[at : at + 2])
-            negates = word in _NEGATORS or word.endswith("n't") or pair in _NEGATING_PHRASES
-            if negates and pair not in _NOT_NEGATING:
+            if (word in _NEGATORS or word.endswith("n't") or pair in _NEGATING_PHRASES) and pair not in _NOT_NEGATING:
                 start = at
                 continue
             if start is None:
                 continue
             after = words[at + 1] if at + 1 < len(words) else ""
-            follows = after in _FUNCTION_WORDS or after.endswith("ing")
-            joins = word in ("and", ",") and follows and after != "or"
-            subject = at > start + 2 and self._noun(words[at - 1]) is not None
-            verb = subject and self._third_person(word) is not None
+            joins = word in ("and", ",") and (after in _FUNCTION_WORDS or after.endswith("ing")) and after != "or"
+            verb = at > start + 2 and self._noun(words[at - 1]) is not None and self._third_person(word) is not None
             copula = word in ("is", "are", "was", "were") and at == start + 1
             if joins or verb or word in ".;:!?()" or (word in _END_OF_NEGATION and not copula):
                 start = None
@@ -264,14 +254,7 @@ class CaptionParser:
         return concept is not None and concept.category in ("color", "attribute")
 
     def _noun(self, word: str) -> _Concept | None:
-        if word in _FUNCTION_WORDS:
-            return None
-        return _first(self._concepts, (word, *singular_forms(word)))
-
-
-def _closes(word: str) -> bool:
-    """Whether a word or a mark ends the noun phrase before it."""
-    return word in _FUNCTION_WORDS or not word[0].isalnum()
+        return None if word in _FUNCTION_WORDS else _first(self._concepts, (word, *singular_forms(word)))
 
 
 def _first(table: Mapping[str, _Concept], forms: Iterable[str]) -> _Concept | None:
@@ -283,7 +266,7 @@ def _tokens(caption: str) -> list[str]:
 
 
 def vocabulary_of_captions(captions: Iterable[str], min_count: int, lexicon: Vocabulary | None = None) -> Vocabulary:
-    """RAM's label system: tags and unknown nouns that `min_count` captions name.
+    """RAM's way to a label system: tags and unknown nouns that `min_count` captions name.
 
     Raises:
         VocabularyError: none reaches `min_count`.
@@ -299,13 +282,9 @@ def vocabulary_of_captions(captions: Iterable[str], min_count: int, lexicon: Voc
         base = next((form for form in singular_forms(word) if form in new), None)
         if base is not None:
             new[base] += new.pop(word)
-
     kept = [lexicon[row] for row in sorted(counts) if counts[row] >= min_count]
     names = {tag.name for tag in kept}
-    known = []
-    for tag in kept:
-        broader = tuple(name for name in tag.hypernyms if name in names)
-        known.append(replace(tag, hypernyms=broader))
+    known = [replace(tag, hypernyms=tuple(name for name in tag.hypernyms if name in names)) for tag in kept]
     words = [Tag(word, category="other", sources=("captions",)) for word in sorted(new) if new[word] >= min_count]
     if not known and not words:
         raise VocabularyError(f"No tag stands in {min_count} captions: give more, or a lower count.")
