@@ -30,10 +30,10 @@ from ram_backend.vocabulary.embeddings import open_text_encoder
 
 PORTS_TRIED = 50
 SWITCH_INTERVAL_S = 0.0005
-"""Python's default is 5 ms: a request waits so long for each computing thread."""
+"""Of the global interpreter lock; its default of 5 ms adds to the latency for each CPU-bound thread."""
 
 COLLECTIONS = (10_000, 5, 160)
-"""Garbage collection: by default most of the time of reading tasks; fewer steps take .1 s each."""
+"""Thresholds of the garbage collector: its defaults slow parsing down, larger generations pause for .1 s."""
 
 _HEAD = re.compile(rb"\AHTTP/1\.1 ([45]\d\d) [^\r\n]*\r\n((?:[^\r\n]+\r\n)*?)x-reason: ([^\r\n]+)\r\n", re.IGNORECASE)
 """Status, headers before the reason, reason: nothing of the body."""

@@ -12,12 +12,12 @@ from models import tiny
 from models.test_ram import build
 from numpy.typing import NDArray
 from PIL import Image
+from support.training_sets import training_set
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
-from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.table import JobTable
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.models.network import load_network
@@ -48,11 +48,11 @@ def tiny_logits(kind: str) -> NDArray[np.float32]:
 
 def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
     """Outcome and figures of a simulated project's round: refusal or fit, verdict."""
-    training_set = TrainingSet(**cases.simulated(seed, images, shuffled))
-    verdict = refuse_before_fitting(training_set, seed)
+    photos = training_set(**cases.simulated(seed, images, shuffled))
+    verdict = refuse_before_fitting(photos, seed)
     if verdict is None:
-        candidate = fit_candidate(training_set, seed=seed)
-        verdict = judge_candidate(training_set, candidate.log_odds, seed=seed)
+        candidate = fit_candidate(photos, seed=seed)
+        verdict = judge_candidate(photos, candidate.log_odds, seed=seed)
     by_tag = ("found.", "vanished.")  # said of tags since
     figures = {name: value for name, value in sorted(verdict.figures.items()) if not name.startswith(by_tag)}
     return {"outcome": verdict.outcome, "figures": figures}

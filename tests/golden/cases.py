@@ -4,7 +4,6 @@ The record was made in a tree of that release by `tests/golden/make_golden.py`, 
 """
 
 import base64
-import hashlib
 import json
 import math
 import shutil
@@ -40,21 +39,8 @@ def simulated(seed: int, images: int, shuffled: bool, tags: int = 12, width: int
     base = 1.5 * truth + 2.0 * features @ random.normal(size=(width, tags)) / np.sqrt(width) - 2.0
     if shuffled:
         labels = labels[random.permutation(images)]
-    log_odds = base.astype(np.float32)
-    return {
-        "tags": tuple(f"tag {number}" for number in range(tags)),
-        "features": features.astype(np.float32),
-        "tokens": None,
-        "base": log_odds,
-        "incumbent": log_odds,
-        "labels": labels,
-        "weights": np.where(labels, 1.0, 0.5).astype(np.float32),
-        "content": tuple(hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(images)),
-        "groups": np.arange(images),
-        "base_thresholds": np.full(tags, 0.5, dtype=np.float32),
-        "incumbent_thresholds": np.full(tags, 0.5, dtype=np.float32),
-        "add_costs": np.ones(tags, dtype=np.float32),
-    }
+    weights = np.where(labels, 1.0, 0.5).astype(np.float32)
+    return {"features": features, "base": base, "labels": labels, "seed": seed, "weights": weights}
 
 
 def predict_requests() -> dict[str, dict[str, Any]]:
