@@ -186,8 +186,7 @@ class _Request:
             if captions is None or not some:
                 continue
             controls = [control for control in schema.tag_controls if control.to_name == to_name]
-            ticked = [[self._ticked(each, control) for control in controls] for each in some]
-            tags = [[one.choice.label for one in chain.from_iterable(row)] for row in ticked]
+            tags = [[one.choice.label for control in controls for one in self._ticked(each, control)] for each in some]
             tokens = np.stack([each.tokens[to_name] for each in some])
             write = partial(captions.write, tokens, tags)
             texts = await asyncio.wrap_future(self.services.batcher.submit_scoring(write))
