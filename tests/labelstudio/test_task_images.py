@@ -110,12 +110,17 @@ def test_no_image_in_the_task(images: TaskImages, value: object) -> None:
     [
         *("a.jpg", "file:///etc/passwd", "ftp://h/a.jpg", "//h/a.jpg", "/\\h/a.jpg", "C:\\a.jpg", "\x00", "data/a.jpg"),
         *("/data/upload/../../api/token", "/data/%2e%2e/logout", "/api/users/1/reset-token"),
-        "/data/upload/1/" + "a" * 20_000,
     ],
 )
 def test_what_can_t_be_fetched(images: TaskImages, studio: FakeLabelStudio, value: str) -> None:
     with pytest.raises(ImageError):
         images.fetch(at(value))
+    assert studio.requests == []
+
+
+def test_a_long_path_is_not_decoded(images: TaskImages, studio: FakeLabelStudio) -> None:
+    with pytest.raises(ImageRefused, match="longer than"):  # and nothing about its step up
+        images.fetch(at("/data/../" + "%" * 20_000))
     assert studio.requests == []
 
 
