@@ -11,8 +11,3 @@ NAMES = sorted(path.stem for path in PAYLOADS.glob("*.json"))
 def body(name: str) -> dict[str, Any]:
     """The JSON body of one recording."""
     return json.loads((PAYLOADS / f"{name}.json").read_text(encoding="utf-8")).get("body") or {}
-
-
-def wire(name: str) -> bytes:
-    """The same as bytes, as a server receives it."""
-    return json.dumps(body(name)).encode()
