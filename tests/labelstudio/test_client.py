@@ -47,6 +47,11 @@ def test_a_personal_access_token_is_exchanged_once_and_again_after_a_refusal(stu
     studio.revoke_access()
     assert client.get(FILE) == b"photo"
     assert studio.refreshed == 2
+    studio.personal = None
+    studio.revoke_access()
+    with pytest.raises(LabelStudioUnauthorized, match="no longer accepts our personal access token") as caught:
+        client.get(FILE)
+    assert PERSONAL not in str(caught.value)
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -83,25 +88,12 @@ def test_a_login_that_is_missing_or_refused(studio: FakeLabelStudio, token: str 
     assert not token or token not in str(caught.value)
 
 
-def test_a_personal_access_token_that_was_revoked(studio: FakeLabelStudio) -> None:
-    client = LabelStudio(studio.url, PERSONAL)
-    client.get(FILE)
-    studio.personal = None
-    studio.revoke_access()
-    with pytest.raises(LabelStudioUnauthorized, match="no longer accepts our personal access token") as caught:
-        client.get(FILE)
-    assert PERSONAL not in str(caught.value)
-
-
-def test_no_file_but_the_login(studio: FakeLabelStudio) -> None:
+def test_no_file_but_the_login_or_redirects_without_end(studio: FakeLabelStudio) -> None:
     studio.routes[FILE] = redirect(f"/user/login/?next={FILE}")
     studio.routes["/api/token/refresh/"] = Reply(status=400, body=b'{"detail": "Token is invalid"}')
     for token, said in ((LEGACY, "legacy token"), (PERSONAL, "personal access token")):
         with pytest.raises(LabelStudioUnauthorized, match=said):
             LabelStudio(studio.url, token).get(FILE)
-
-
-def test_redirects_without_end(studio: FakeLabelStudio) -> None:
     studio.file(FILE, redirect(FILE))
     with pytest.raises(ImageUnreadable, match="too many redirects"):
         LabelStudio(studio.url, LEGACY).get(FILE)

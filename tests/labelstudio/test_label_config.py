@@ -16,6 +16,7 @@ TOOL = '<Rectangle name="where" toName="image"/>'
 AREA = '<TextArea name="{}" toName="image" {}/>'
 CONFIDENCE = '<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/>'
 HIDDEN = '<RectangleLabels name="conf" toName="image" opacity="0"><Label value="cat"/></RectangleLabels>'
+BRUSH = '<BrushLabels name="masks" toName="image" {}><Label value="cat"/></BrushLabels>'
 CAT_AND_DOG = '<Choice value="cat"/><Choice value="dog"/>'
 KITTEN = '<Choice value="cat"><Choice value="kitten"/></Choice>'
 
@@ -95,6 +96,7 @@ def test_what_results_say_and_what_is_scored() -> None:
         (BOXES.format('maxUsages="1" required="true"'), {"max_usages": None, "required": False}),
         (BOXES.format('opacity="0"'), {"name": "boxes", "boxes": False}),
         (BOXES.format('model_boxes="true"'), {"boxes": True}),
+        (BRUSH.format('model_masks="true"'), {"kind": "brushlabels", "regions": True, "boxes": True}),
         (choices(attributes='model_boxes="true"'), {"boxes": False}),
         (LABELS + TOOL, {"kind": "labels", "regions": True, "rectangle_control": "where"}),
         (AREA.format("words", ""), {"kind": "textarea", "free_text": True, "choices": ()}),
@@ -135,6 +137,7 @@ UNUSABLE = [
         (AREA.format("a", "") + AREA.format("b", ""), ("'a', 'b'",)),
         ('<PolygonLabels name="b" toName="image"/>', ("Image 'image' ($image)", "<Choices", "<Taxonomy")),
         (choices(attributes='perRegion="true"') + BOXES.format(""), ('model_tags="true" on RectangleLabels',)),
+        (BRUSH.format(""), ("model_masks=\"true\" on BrushLabels 'masks'",)),
     ],
 )
 def test_what_cannot_be_used_is_named(inside: str, words: tuple[str, ...]) -> None:
@@ -226,6 +229,8 @@ def test_a_named_control_is_filled_too() -> None:
     assert [each.name for each in without.tag_controls] == ["boxes"]
     assert any("model_tags" in note for note in without.notes)
     assert [each.name for each in schema(IMAGE, AREA.format("a", ""), BOXES.format("")).tag_controls] == ["boxes"]
+    for given, names in (('model_masks="true"', ["tags"]), (f'model_masks="true" {more}', ["tags", "masks"])):
+        assert [each.name for each in schema(IMAGE, choices(), BRUSH.format(given)).tag_controls] == names
 
 
 @pytest.mark.parametrize(
@@ -305,11 +310,10 @@ def test_what_shows_confidences(inside: str, names: list[str]) -> None:
     assert not {*names} & {each.name for each in found.tag_controls}
 
 
-@pytest.mark.parametrize("opacity", ["0", "0.0", "0."])
-def test_invisible_rectangles_show_confidences_of_tags_that_have_a_label(opacity: str) -> None:
-    (found,) = schema(IMAGE, choices(), BOXES.format(f'opacity="{opacity}"')).confidence_controls["image"]
-    assert found.kind == "rectanglelabels"
-    assert dict(found.labels) == {"cat": "cat", "Dog": "d", "d": "d"}
+def test_invisible_rectangles_show_confidences_of_tags_that_have_a_label() -> None:
+    for opacity in ("0", "0.0", "0."):
+        (found,) = schema(IMAGE, choices(), BOXES.format(f'opacity="{opacity}"')).confidence_controls["image"]
+        assert (found.kind, dict(found.labels)) == ("rectanglelabels", {"cat": "cat", "Dog": "d", "d": "d"})
 
 
 def test_the_digest_is_of_what_changes_answers() -> None:
@@ -358,17 +362,3 @@ def test_a_text_area_with_tags_has_no_caption() -> None:
     assert ([each.name for each in both.tag_controls], [*both.captions]) == (["tags"], ["caption"])
     with pytest.raises(LabelConfigError, match="nothing to tag"):
         schema(IMAGE, '<TextArea name="about" toName="image" model_caption="true"/>')
-
-
-def test_brush_labels_are_filled_where_they_ask_for_masks() -> None:
-    brush = '<BrushLabels name="masks" toName="image"{}><Label value="cat"/></BrushLabels>'
-    asked = control(brush.format(' model_masks="true"'))
-    assert (asked.kind, asked.regions, asked.boxes, [each.value for each in asked.choices]) == (
-        "brushlabels", True, True, ["cat"],
-    )  # fmt: skip
-    with pytest.raises(LabelConfigError, match="model_masks=\"true\" on BrushLabels 'masks'"):
-        schema(IMAGE, brush.format(""))
-    beside = schema(IMAGE, choices(), brush.format(' model_masks="true"'))
-    assert [each.name for each in beside.tag_controls] == ["tags"], "as other labels beside Choices"
-    both = schema(IMAGE, choices(), brush.format(' model_masks="true" model_tags="true"'))
-    assert [each.name for each in both.tag_controls] == ["tags", "masks"]

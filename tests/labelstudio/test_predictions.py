@@ -148,7 +148,7 @@ def test_rectangles_carry_a_score_per_tag_that_has_a_label() -> None:
     assert len(predict(xml, scores)["result"]) == 1
 
 
-def test_labels_have_a_region_per_box() -> None:
+def test_labels_have_a_region_per_box_or_over_the_whole_image() -> None:
     boxes = {"tags": {"cat": [(0.8, (0.25, 0.5, 0.75, 1.0)), (0.4, (0.0, 0.0, 0.1, 0.2))], "d": []}}
     answer = predict(REGIONS, {"cat": 0.8, "d": 0.7}, boxes=boxes, **SIZE)
     assert values(answer) == [["cat"], ["cat"], ["d"]]
@@ -157,6 +157,11 @@ def test_labels_have_a_region_per_box() -> None:
     assert first == region("tags", 0.8, "cat") | {"value": place | {"rectanglelabels": ["cat"]}}
     assert (second["id"], second["score"], second["value"]["width"]) == ("tags-region-2", 0.4, 10)
     assert third["value"] == PLACE | {"rectanglelabels": ["d"]}  # no box: the whole image
+    first, second = predict(REGIONS, {"cat": 0.61, "d": 0.93}, **SIZE)["result"]
+    assert first == region("tags", 0.93, "d")
+    assert (second["id"], second["score"]) == ("tags-region-2", 0.61)
+    (item, _) = predict(REGIONS, {"cat": 0.61, "d": 0.93})["result"]
+    assert "original_width" not in item, "regions are not lost where nobody knows the size"
 
 
 @given(st.data(), st.integers(1, 9), st.integers(1, 700))
@@ -183,14 +188,6 @@ def test_brush_labels_have_their_masks_and_no_whole_image() -> None:
     (item,) = predict(xml, {"cat": 0.8, "d": 0.7}, boxes={"tags": {"cat": [(0.6, mask)]}}, **SIZE)["result"]
     value = {"format": "rle", "rle": mask, "brushlabels": ["cat"]}
     assert item == region("tags", 0.6, "cat", type="brushlabels", value=value)
-
-
-def test_labels_are_regions_over_the_whole_image_with_a_score_each() -> None:
-    first, second = predict(REGIONS, {"cat": 0.61, "d": 0.93}, **SIZE)["result"]
-    assert first == region("tags", 0.93, "d")
-    assert (second["id"], second["score"]) == ("tags-region-2", 0.61)
-    (item, _) = predict(REGIONS, {"cat": 0.61, "d": 0.93})["result"]
-    assert "original_width" not in item, "regions are not lost where nobody knows the size"
 
 
 def test_labels_with_a_rectangle_are_pairs_of_one_id() -> None:

@@ -29,14 +29,9 @@ def test_json_is_sent_with_the_login(plain: FakeLabelStudio, token: str) -> None
     assert asked.headers["Content-Type"] == "application/json"
     assert client.send_json("GET", "/api/thing") == {"a": 1}
     assert plain.requests[-1].body == b""
-
-
-def test_after_a_refused_token_the_body_is_sent_again(plain: FakeLabelStudio) -> None:
-    client = LabelStudio(plain.url, PERSONAL)
-    client.send_json("POST", "/api/thing", {"a": 1})
     plain.revoke_access()
     assert client.send_json("POST", "/api/thing", {"a": 2}) == {"a": 1}
-    assert json.loads(plain.requests[-1].body) == {"a": 2}
+    assert json.loads(plain.requests[-1].body) == {"a": 2}, "after a refused token it is sent again"
     plain.file("/api/thing", Reply(204))
     assert client.send_json("DELETE", "/api/thing") is None
 
@@ -114,7 +109,7 @@ def test_odd_tasks_are_left_out(api: ProjectApi, studio: FakeLabelStudio) -> Non
     assert (task.id, task.data, task.annotations, task.predictions) == (5, {}, [{"id": 2}], [])
 
 
-@pytest.mark.parametrize("answer", [[], {}, {"tasks": None}, "x", None, {"tasks": [{"id": 2}, {"id": 1}]}])
+@pytest.mark.parametrize("answer", [[], {}, {"tasks": None}, "x", None])
 def test_what_is_no_list_of_tasks(api: ProjectApi, studio: FakeLabelStudio, answer: object) -> None:
     studio.routes["/api/tasks"] = Reply(body=json.dumps(answer).encode())
     with pytest.raises(LabelStudioUnreachable, match=r"project 3.*Check that"):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from support.label_studio import LEGACY, FakeLabelStudio
+from support.server import choices_config
 
 from ram_backend.errors import InputError, LabelConfigError, LabelStudioRefused, NotAvailable
 from ram_backend.labelstudio.api_models import ConnectedBackend, ProjectSettings, Webhook
@@ -12,9 +13,7 @@ from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.provisioning import Check, ConnectOptions, Provisioner, diagnose
 
 URL = "http://backend:9090"
-CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
-<Choice value="red"/></Choices></View>"""
-OTHER = CONFIG.replace("red", "blue")
+CONFIG, OTHER = choices_config("red"), choices_config("blue")
 SECRET = {"X-RAM-Webhook-Secret": "hush"}
 
 
@@ -74,14 +73,6 @@ def test_a_backend_with_basic_auth(studio: FakeLabelStudio) -> None:
     assert studio.hooks[0]["headers"] == {"Authorization": "Basic bWU6aGlkZGVu"}
 
 
-def test_half_a_connection_is_completed(studio: FakeLabelStudio) -> None:
-    studio.backend(URL)
-    steps = connect(studio, secret=SECRET)
-    assert [changed for _, _, changed in steps] == [False, False, True, True, True]
-    assert studio.hooks[0]["headers"] == SECRET
-    assert studio.record["model_version"] == "starter-1"
-
-
 @pytest.mark.parametrize("there_before", [False, True])
 def test_no_half_of_it_stays_where_label_studio_refuses(studio: FakeLabelStudio, there_before: bool) -> None:
     """With ML_BLOCK_LOCAL_IP=false alone it keeps the backend, and registers no webhook."""
@@ -117,35 +108,29 @@ def test_another_backend_is_not_replaced_unasked(studio: FakeLabelStudio) -> Non
     assert {each["url"] for each in studio.hooks} == {f"{URL}/webhook", "http://chat.example.com/hooks/7"}
 
 
-def test_leftover_webhooks_are_named(studio: FakeLabelStudio) -> None:
-    studio.hook("http://old:9090/webhook?secret=hush")
-    said = " ".join(found for _, found, _ in connect(studio))
-    assert "http://old:9090/webhook" in said
-    assert "hush" not in said
-
-
 def test_what_is_set_wrongly_is_put_right(studio: FakeLabelStudio) -> None:
     """A project that shows stored predictions of one version never asks for new ones (protocol section 2)."""
     studio.backend(URL)
+    steps = connect(studio, secret=SECRET)
+    assert [changed for _, _, changed in steps] == [False, False, True, True, True], "half a connection is completed"
+    studio.hooks[:] = []
     studio.hook(f"{URL}/webhook", is_active=False, headers={"X-Own": "1"})
+    studio.hook("http://old:9090/webhook?secret=hush")
     studio.record |= {"model_version": "of-old", "show_collab_predictions": False}
-    connect(studio, secret=SECRET)
+    said = " ".join(found for _, found, _ in connect(studio, secret=SECRET))
+    assert ("http://old:9090/webhook" in said, "hush" in said) == (True, False), "leftovers are named"
     assert studio.hooks[0]["is_active"]
     assert studio.hooks[0]["headers"] == {"X-Own": "1", **SECRET}
     assert studio.record["model_version"] == "starter-1"
     assert studio.record["show_collab_predictions"] is True
 
 
-@pytest.mark.parametrize(
-    ("error", "remedy"),
-    [
-        ("500 Server Error for url: http://127.0.0.1:401/setup", r"Look at the backend's log\.$"),
-        ("401 Client Error: Basic auth is missing or wrong.", "BASIC_AUTH_USER"),
-    ],
-)
-def test_only_a_backend_that_wants_a_login_asks_for_one(studio: FakeLabelStudio, error: str, remedy: str) -> None:
-    studio.backend(URL, state="ER", error_message=error)
-    with pytest.raises(NotAvailable, match=remedy):
+def test_only_a_backend_that_wants_a_login_asks_for_one(studio: FakeLabelStudio) -> None:
+    backend = studio.backend(URL, state="ER", error_message="500 Server Error for url: http://127.0.0.1:401/setup")
+    with pytest.raises(NotAvailable, match=r"Look at the backend's log\.$"):
+        connect(studio)
+    backend["error_message"] = "401 Client Error: Basic auth is missing or wrong."
+    with pytest.raises(NotAvailable, match="BASIC_AUTH_USER"):
         connect(studio)
 
 
