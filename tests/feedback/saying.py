@@ -52,14 +52,6 @@ def task_deleted(number: int) -> FeedbackEvent:
     return FeedbackEvent("task_deleted", 0, number, NOW)
 
 
-def missing(number: int, minute: int) -> FeedbackEvent:
-    return FeedbackEvent("annotation_missing", number, number, NOW, updated_us=microseconds(NOW + minute * MINUTE))
-
-
-def found(number: int, minute: int) -> FeedbackEvent:
-    return FeedbackEvent("annotation_found", number, number, NOW, updated_us=microseconds(NOW + minute * MINUTE))
-
-
 def current(parsed: ParsedAnnotation, **changes: Any) -> CurrentAnnotation:
     fields: dict[str, Any] = {
         "event_id": parsed.id,

@@ -75,12 +75,8 @@ def test_what_is_ticked_or_not(parsed: ParsedAnnotation, served: Any, expected: 
     assert correction.model_versions == (("starter-1",) if expected[0][0] == "removed" else ())
 
 
-@pytest.mark.parametrize("unusable", [{"was_cancelled": True}, {"auto_created": True, "parent_prediction": 9}])
-def test_a_skipped_or_unseen_one_says_nothing(unusable: dict[str, Any]) -> None:
-    assert together(said(1, "cat", **unusable)) == []
-
-
-def test_tags_that_the_label_config_has_no_more_are_left_out() -> None:
+def test_a_skipped_or_unseen_one_and_tags_that_the_label_config_has_no_more_are_left_out() -> None:
+    assert together(said(1, "cat", was_cancelled=True), said(2, "cat", auto_created=True, parent_prediction=9)) == []
     correction = only(said(1, "bus", "cat", parent_prediction=9), shown(1, ["bus", "train"]))
     assert set(correction.states) == {"cat"}
     assert states(correction, ["bus", "train"]) == [("unknown", 0), ("unknown", 0)]

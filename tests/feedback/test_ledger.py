@@ -40,7 +40,7 @@ def test_the_same_event_again_is_no_other_one(ledger: Ledger) -> None:
     assert ledger.changes_since(KEY, last).total == 1
 
 
-def test_edits_and_deletions(ledger: Ledger) -> None:
+def test_edits_and_deletions_of_a_project_and_of_no_other(ledger: Ledger) -> None:
     history = [event(1, "dog", at=2), event(1, "cat"), event(2, "cat"), event(3, "cat", task=9)]
     ledger.record(KEY, [*history, event(9, "cat", task=8)])
     assert usable(ledger) == {1: {"dog"}, 2: {"cat"}, 3: {"cat"}, 9: {"cat"}}
@@ -48,6 +48,8 @@ def test_edits_and_deletions(ledger: Ledger) -> None:
     assert usable(ledger) == {1: {"dog"}, 9: {"cat"}}, "numbers of tasks are their own"
     ledger.record(KEY, [event(2, "cat", at=9), event(3, at=9, task=9)])
     assert usable(ledger) == {1: {"dog"}, 9: {"cat"}}
+    for other in (replace(KEY, instance="http://other"), replace(KEY, id=4), replace(KEY, created=5)):
+        assert (ledger.annotations(other), ledger.last_event(other), ledger.shown(other)) == ([], 0, {})
 
 
 def test_pending_is_what_changed_since_an_event(ledger: Ledger) -> None:
@@ -62,33 +64,18 @@ def test_pending_is_what_changed_since_an_event(ledger: Ledger) -> None:
     assert (found.added, found.edited, found.withdrawn, found.total) == (2, 1, 2, 5)
 
 
-def test_the_truth_of_an_earlier_moment_can_still_be_read(ledger: Ledger) -> None:
-    ledger.record(KEY, [event(1, "cat"), event(2, "cat")])
-    then = ledger.last_event(KEY)
-    before = ledger.fingerprint(KEY)
-    ledger.record(KEY, [event(1, "dog", at=1), deleted(2)])
-    assert ledger.fingerprint(KEY, up_to=then) == before != ledger.fingerprint(KEY)
-    assert [each.parsed.id for each in ledger.annotations(KEY, up_to=then)] == [1, 2]
-    assert ledger.fingerprint(KEY).count == 1
-
-
-def test_events_that_came_before_the_project_was_known_are_its_own(ledger: Ledger) -> None:
+def test_events_of_a_project_from_before_it_was_known_and_up_to_an_earlier_moment(ledger: Ledger) -> None:
     ledger.record(NOBODYS, [event(1, "cat"), event(2, "cat")])
     ledger.record(KEY, [event(1, "cat"), event(1, "dog", at=1)])
     assert usable(ledger) == {1: {"dog"}, 2: {"cat"}}
     assert usable(ledger, NOBODYS) == {1: {"cat"}, 2: {"cat"}}
     assert sorted(ledger.last_events()) == [NOBODYS, KEY]
-    once = ledger.fingerprint(KEY).hash
+    then, before = ledger.last_event(KEY), ledger.fingerprint(KEY)
     ledger.record(KEY, [event(2, "cat")])
-    assert ledger.fingerprint(KEY).hash == once
-
-
-def test_projects_do_not_mix(ledger: Ledger) -> None:
-    ledger.record(KEY, [event(1, "cat")])
-    for other in (replace(KEY, instance="http://other"), replace(KEY, id=4), replace(KEY, created=5)):
-        assert ledger.annotations(other) == []
-        assert ledger.last_event(other) == 0
-        assert ledger.shown(other) == {}
+    assert ledger.fingerprint(KEY).hash == before.hash
+    ledger.record(KEY, [event(1, "tree", at=2), deleted(2)])
+    assert ledger.fingerprint(KEY, up_to=then) == before != ledger.fingerprint(KEY), "an earlier moment can be read"
+    assert [each.parsed.id for each in ledger.annotations(KEY, up_to=then)] == [1, 2]
 
 
 def test_another_process_sees_it_at_once(ledger: Ledger, settings: Settings) -> None:

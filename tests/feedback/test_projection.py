@@ -3,11 +3,11 @@
 import random
 from collections.abc import Sequence
 
-from feedback.saying import deleted, event, found, missing, task_deleted
+from feedback.saying import MINUTE, NOW, deleted, event, microseconds, task_deleted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ram_backend.feedback.events import EventHeader, FeedbackEvent, current, fingerprint
+from ram_backend.feedback.events import EventHeader, EventKind, FeedbackEvent, current, fingerprint
 
 
 def lines(events: Sequence[FeedbackEvent]) -> list[EventHeader]:
@@ -19,6 +19,11 @@ def lines(events: Sequence[FeedbackEvent]) -> list[EventHeader]:
 
 def truth(*events: FeedbackEvent) -> dict[int, tuple[str, int]]:
     return {number: (line.content, line.updated_us) for number, line in current(lines(events)).items()}
+
+
+def noticed(kind: EventKind, number: int, minute: int) -> FeedbackEvent:
+    """What a listing has lacked, or had again."""
+    return FeedbackEvent(kind, number, number, NOW, updated_us=microseconds(NOW + minute * MINUTE))
 
 
 numbers = st.integers(1, 4)
@@ -33,8 +38,7 @@ histories = st.lists(
     statements
     | st.builds(deleted, numbers)
     | st.builds(task_deleted, st.integers(1, 2))
-    | st.builds(missing, numbers, st.integers(0, 9))
-    | st.builds(found, numbers, st.integers(0, 9)),
+    | st.builds(noticed, st.sampled_from(["annotation_missing", "annotation_found"]), numbers, st.integers(0, 9)),
     max_size=15,
 )
 

@@ -44,7 +44,7 @@ def tell(ledger: Ledger, studio: FakeLabelStudio, annotation: dict[str, Any]) ->
     ledger.record(KEY, events_of(webhook(studio, annotation), NOW))
 
 
-def test_an_empty_ledger_gets_all(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
+def test_an_empty_ledger_gets_all_and_nothing_twice(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     studio.page = 2
     for number in range(1, 8):
         studio.annotate(number, number, "cat")
@@ -54,16 +54,12 @@ def test_an_empty_ledger_gets_all(ledger: Ledger, studio: FakeLabelStudio, api: 
     assert usable(ledger) == {number: {"cat"} for number in range(1, 8)}
     assert found.task_data[3] == {"image": "/data/3.jpg"}
     assert ledger.annotations(KEY)[0].task_data == {"image": "/data/1.jpg"}
-    again = reconcile(ledger, KEY, api, began=LATER)
-    assert (again.listed, again.added, again.gone) == (7, 0, 0)
-
-
-def test_what_webhooks_brought_is_not_added_again(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
-    for number in range(1, 4):
+    for number in (9, 10):
         tell(ledger, studio, studio.annotate(number, number, "cat"))
-    ledger.record(NOBODYS, events_of(webhook(studio, studio.annotate(4, 4, "cat")), NOW))
+    ledger.record(NOBODYS, events_of(webhook(studio, studio.annotate(11, 11, "cat")), NOW))
     before = ledger.last_event(KEY)
-    assert reconcile(ledger, KEY, api, began=LATER).added == 0
+    again = reconcile(ledger, KEY, api, began=LATER)
+    assert (again.listed, again.added, again.gone) == (10, 0, 0), "neither its own nor what webhooks brought"
     assert ledger.last_event(KEY) == before
 
 
@@ -78,67 +74,45 @@ def test_deleted_predictions_take_nothing_back(ledger: Ledger, studio: FakeLabel
     assert reconcile(ledger, KEY, api, began=LATER).added == 1
 
 
-def test_a_listing_knows_the_label_space(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
+def test_a_listing_knows_the_label_space_and_what_was_edited_or_skipped(
+    ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi
+) -> None:
     studio.record["label_config"] = CONFIG.replace('<Choice value="dog"/>', "")
     studio.annotate(1, 1, "cat")
     reconcile(ledger, KEY, api, began=LATER)
     (correction,) = corrections_of(parse_label_config(CONFIG), ledger.annotations(KEY), ledger.shown(KEY))
     assert (correction.label("cat").state, correction.label("dog").state) == ("added", "unknown")
-
-
-def test_one_that_was_edited_and_skipped_meanwhile(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
-    """Its task has no annotation that counts any more, and is not among the annotated ones."""
-    tell(ledger, studio, studio.annotate(1, 1, "cat"))
     studio.annotate(1, 1, "dog", minute=5)
     assert reconcile(ledger, KEY, api, began=LATER).added == 1
     assert usable(ledger) == {1: {"dog"}}, "an edit"
     studio.annotate(1, 1, "cat", minute=6, was_cancelled=True)
     found = reconcile(ledger, KEY, api, began=LATER)
-    assert (found.added, found.gone) == (1, 0)
-    assert usable(ledger) == {}
+    assert (found.added, found.gone, usable(ledger)) == (1, 0, {}), "its task is not among the annotated ones any more"
 
 
-def test_what_is_gone_there_goes_here(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
+def test_what_is_gone_there_goes_here_and_comes_back(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     for number in range(1, 5):
         tell(ledger, studio, studio.annotate(number, number, "cat"))
     used = ledger.last_event(KEY)
     studio.forget(2)
-    del studio.tasks[3]
+    task = studio.tasks.pop(3)
+    for began in (NOW - MINUTE, NOW, NOW + MINUTE / 2):  # they are not committed yet
+        assert reconcile(ledger, KEY, api, began=began).gone == 0
     assert reconcile(ledger, KEY, api, began=LATER).gone == 2
     assert set(usable(ledger)) == {1, 4}
     assert ledger.changes_since(KEY, used).withdrawn == 2
-    assert reconcile(ledger, KEY, api, began=LATER + MINUTE).gone == 0
-
-
-def test_what_came_in_just_now_is_not_gone(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
-    tell(ledger, studio, studio.annotate(1, 1, "cat"))
-    studio.forget(1)  # not committed yet
-    for began in (NOW - MINUTE, NOW, NOW + MINUTE / 2):
-        assert reconcile(ledger, KEY, api, began=began).gone == 0
-    assert reconcile(ledger, KEY, api, began=NOW + MINUTE / 2, settled=timedelta(0)).gone == 1
-
-
-def test_what_comes_in_while_it_lists_is_not_gone(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
-    studio.annotate(1, 1, "cat")
+    studio.tasks[3] = task
+    found = reconcile(ledger, KEY, api, began=LATER + MINUTE)
+    assert (found.added, found.returned, found.gone) == (0, 1, 0)
+    assert set(usable(ledger)) == {1, 3, 4}
+    ledger.record(KEY, [deleted(3)])
+    found = reconcile(ledger, KEY, api, began=LATER + 2 * MINUTE)  # a listing that was slower than the webhook
+    assert (found.added, found.returned, set(usable(ledger))) == (0, 0, {1, 4})
     late = studio.annotate(9, 9, "dog")
     studio.forget(9)
     studio.before_page = lambda page: tell(ledger, studio, late)
-    assert reconcile(ledger, KEY, api, began=LATER, settled=timedelta(0)).gone == 0
-    assert set(usable(ledger)) == {1, 9}
-
-
-def test_what_a_listing_lacked_comes_back(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
-    tell(ledger, studio, studio.annotate(1, 1, "cat"))
-    task = studio.tasks.pop(1)
-    assert reconcile(ledger, KEY, api, began=LATER).gone == 1
-    assert usable(ledger) == {}
-    studio.tasks[1] = task
-    found = reconcile(ledger, KEY, api, began=LATER + MINUTE)
-    assert (found.added, found.returned) == (0, 1)
-    assert usable(ledger) == {1: {"cat"}}
-    ledger.record(KEY, [deleted(1)])
-    found = reconcile(ledger, KEY, api, began=LATER + 2 * MINUTE)  # a listing that was slower than the webhook
-    assert (found.added, found.returned, usable(ledger)) == (0, 0, {})
+    assert reconcile(ledger, KEY, api, began=LATER, settled=timedelta(0)).gone == 0, "it came while it was listed"
+    assert set(usable(ledger)) == {1, 4, 9}
 
 
 @pytest.mark.parametrize("page", [1, 2, 4])
