@@ -1,4 +1,4 @@
-"""The database itself: made, migrated, private, in step with the rows; and what is said where it can't be used."""
+"""The database itself: made, migrated, private, shared, in step with the rows; what is said where it can't be used."""
 
 import sqlite3
 import stat
@@ -60,21 +60,10 @@ def test_migrations_make_exactly_the_tables_of_the_rows(database: Database) -> N
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_a_failed_migration_leaves_nothing_behind(database: Database) -> None:
-    def fail_half_way() -> None:
-        with database.writing() as session:
-            session.execute(text("CREATE TABLE half (id INTEGER)"))
-            assert "half" in inspect(session.connection()).get_table_names()
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail_half_way()
-    assert "half" not in inspect(database.engine).get_table_names()
-
-
 def test_an_error_rolls_back_and_shows_no_parameters(database: Database) -> None:
     def write_twice() -> None:
         with database.writing() as session:
+            session.execute(text("CREATE TABLE half (id INTEGER)"))
             session.add(row())
             session.flush()
             session.add(row())
@@ -82,6 +71,7 @@ def test_an_error_rolls_back_and_shows_no_parameters(database: Database) -> None
     with pytest.raises(IntegrityError) as caught:
         write_twice()
     assert "secret-token" not in str(caught.value)
+    assert "half" not in inspect(database.engine).get_table_names(), "of a migration that failed"
     with database.writing() as session:
         assert session.query(ProjectRow).count() == 0
         session.add(row())
@@ -155,4 +145,37 @@ def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other.close()
     with database.writing() as session:
         session.add(row())
+    database.close()
+
+
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from sqlalchemy import text
+from ram_backend.database.engine import open_database
+from ram_backend.settings import load_settings
+database = open_database(load_settings(data_dir=Path(sys.argv[1])))
+with database.writing() as session:
+    session.execute(text("INSERT INTO notes VALUES (2)"))
+    print(session.execute(text("SELECT count(*) FROM notes")).scalar())
+database.close()
+"""
+
+
+def test_processes_that_come_and_go_part_nobody_from_the_file(tmp_path: Path) -> None:
+    """A process that closes any file handle of its own on a database loses SQLite's locks on it: then the next process
+    that goes takes itself for the last one, and removes the log that this one still writes to."""
+    database, count = open_migrated(load_settings(data_dir=tmp_path)), text("SELECT count(*) FROM notes")
+    with database.writing() as session:
+        session.execute(text("CREATE TABLE notes (number INTEGER)"))
+    with database.reading() as first, database.reading() as second:  # two connections at the same time
+        assert [session.execute(count).scalar_one() for session in (first, second)] == [0, 0]
+    command = [sys.executable, "-c", ELSEWHERE, tmp_path]
+    for round_ in range(1, 4):
+        with database.writing() as session:
+            session.execute(text("INSERT INTO notes VALUES (1)"))
+        found = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+        assert found == [f"{3 * round_ - 1}\n", f"{3 * round_}\n"]
+        with database.reading() as session:
+            assert session.execute(count).scalar_one() == 3 * round_
     database.close()

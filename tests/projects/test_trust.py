@@ -43,6 +43,10 @@ def test_a_pin_by_command_keeps_the_token_of_its_host_only(table: ProjectTable) 
     assert table.changes().change == before
     assert table.pin_host(OTHER_HOST).token is None
     assert TOKEN not in repr(with_token)
+    kept = TrustedHost(OTHER_HOST, by_command=True, token="kept")
+    theirs, mine = Project(ProjectKey(OTHER_HOST, 1, 1), access_token=TOKEN), Project(KEY, access_token=TOKEN)
+    assert connection_of(load_settings(), theirs, kept) == Connection(OTHER_HOST, "kept", trusted=True)
+    assert connection_of(load_settings(), mine, kept) == Connection(HOST, TOKEN, trusted=False), "to no other host"
 
 
 @pytest.mark.parametrize(("server", "studio"), [("0.0.0.0", HOST), ("127.0.0.1", OTHER_HOST), ("127.0.0.1", "")])
@@ -64,15 +68,6 @@ def test_the_settings_token_goes_to_no_host_of_setup(open_store: OpenStore, tmp_
     ProjectTable(open_migrated(load_settings(data_dir=tmp_path))).pin_host(HOST)
     wait_until(lambda: store.connection(pinned).token == "own")
     assert store.connection(other).token == TOKEN
-
-
-def test_what_connect_kept_is_used_where_the_settings_have_no_token() -> None:
-    def connection(project: Project) -> Connection:
-        return connection_of(load_settings(), project, TrustedHost(OTHER_HOST, by_command=True, token="kept"))
-
-    theirs = Project(ProjectKey(OTHER_HOST, 1, 1), access_token=TOKEN)
-    assert connection(theirs) == Connection(OTHER_HOST, "kept", trusted=True)
-    assert connection(Project(KEY, access_token=TOKEN)) == Connection(HOST, TOKEN, trusted=False), "to no other host"
 
 
 def test_a_changed_token_is_to_be_tried_at_the_trusted_host_only(store: ProjectCache) -> None:
