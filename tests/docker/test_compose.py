@@ -22,12 +22,6 @@ NOT_PASSED_ON = {"RAM_HOST", "RAM_PORT", "RAM_WORKER"}
 """Settings that the image and the compose file decide themselves."""
 
 
-def schema_check(path: Path) -> int:
-    """Compares a file with the schema of the compose specification (vendored by check-jsonschema)."""
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
-    return subprocess.run(command, capture_output=True, check=False).returncode
-
-
 def settings_variables() -> set[str]:
     """The environment variable of each setting; where there are several, the shortest."""
     return {
@@ -38,11 +32,12 @@ def settings_variables() -> set[str]:
     }
 
 
-def test_it_follows_the_specification(tmp_path: Path) -> None:
-    assert [schema_check(DOCKER / name) for name in ("compose.yaml", "compose.gpu.yaml")] == [0, 0]
-    broken = tmp_path / "compose.yaml"
-    broken.write_text((DOCKER / "compose.yaml").read_text().replace("stop_grace_period", "stop_grace_time", 1))
-    assert schema_check(broken) == 1
+def test_it_follows_the_specification() -> None:
+    """The schema of the compose specification, which check-jsonschema has."""
+    files = [DOCKER / name for name in ("compose.yaml", "compose.gpu.yaml")]
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", *files]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
 
 
 def test_every_setting_is_passed_on_to_server_and_worker(compose: Any) -> None:

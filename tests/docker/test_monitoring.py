@@ -14,12 +14,8 @@ from ram_backend.server.prometheus import ROUTES, ServerMetrics
 
 DOCKER = Path(__file__).resolve().parent.parent.parent / "docker"
 NAME = re.compile(r"\bram_[a-z_]+")
-
-
-@pytest.fixture
-def dashboard() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((DOCKER / "grafana/dashboards/ram-backend.json").read_text())
-    return content
+DASHBOARD: dict[str, Any] = json.loads((DOCKER / "grafana/dashboards/ram-backend.json").read_text())
+EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
 
 
 @pytest.fixture
@@ -35,30 +31,23 @@ def exposition() -> str:
     return generate_latest(metrics.registry).decode()
 
 
-def expressions(dashboard: dict[str, Any]) -> list[str]:
-    return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
-
-
-def test_every_metric_of_the_dashboard_exists(dashboard: dict[str, Any], exposition: str) -> None:
+def test_dashboard_and_server_have_the_same_metrics(exposition: str) -> None:
     said = {re.split(r"[ {]", line)[0] for line in exposition.splitlines() if not line.startswith("#")}
-    variables = [each.get("definition", "") for each in dashboard["templating"]["list"]]
-    named = set(NAME.findall("\n".join([*expressions(dashboard), *variables])))
+    variables = [each.get("definition", "") for each in DASHBOARD["templating"]["list"]]
+    named = set(NAME.findall("\n".join([*EXPRESSIONS, *variables])))
     assert named
     assert named - said == set()
-
-
-def test_every_metric_of_the_server_is_on_the_dashboard(dashboard: dict[str, Any], exposition: str) -> None:
     families = set(re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", exposition, re.MULTILINE))
     families = {each for each in families if not each.endswith("_created")}
-    shown = set(NAME.findall("\n".join(expressions(dashboard))))
+    shown = set(NAME.findall("\n".join(EXPRESSIONS)))
     missing = [
         each for each in sorted(families) if shown.isdisjoint({each, f"{each}_bucket", f"{each}_sum", f"{each}_count"})
     ]
     assert missing == [], "add a panel to docker/grafana/dashboards/ram-backend.json"
 
 
-def test_labels_and_their_values_are_the_server_s(dashboard: dict[str, Any], exposition: str) -> None:
-    text = "\n".join(expressions(dashboard))
+def test_labels_and_their_values_are_the_server_s(exposition: str) -> None:
+    text = "\n".join(EXPRESSIONS)
     own = set(re.findall(r"[{,](\w+)=\"", exposition)) | {"job", "instance"}
     grouped = {label.strip() for group in re.findall(r"by \(([^)]*)\)", text) for label in group.split(",")}
     selected = set(re.findall(r"[{ ,](\w+)[!=]=?~?\"", text))
@@ -70,7 +59,7 @@ def test_labels_and_their_values_are_the_server_s(dashboard: dict[str, Any], exp
     assert outcomes <= set(re.findall(r'outcome="([^"]*)"', exposition))
 
 
-def test_grafana_finds_dashboard_and_data(compose: Any, dashboard: dict[str, Any]) -> None:
+def test_grafana_finds_dashboard_and_data(compose: Any) -> None:
     grafana = compose.services["grafana"]
     mounted = dict(mount.split(":")[:2] for mount in grafana["volumes"])
     provider = yaml.safe_load((DOCKER / "grafana/provisioning/dashboards/ram-backend.yaml").read_text())["providers"][0]
@@ -80,7 +69,7 @@ def test_grafana_finds_dashboard_and_data(compose: Any, dashboard: dict[str, Any
     (source,) = yaml.safe_load((DOCKER / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
     assert "monitoring" in compose.services["prometheus"]["networks"]
-    assert dashboard["templating"]["list"][0]["query"] == source["type"]
+    assert DASHBOARD["templating"]["list"][0]["query"] == source["type"]
 
 
 def test_prometheus_asks_the_backend_with_its_login(compose: Any) -> None:
