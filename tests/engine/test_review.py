@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.label_studio import LEGACY, FakeLabelStudio
+from support.server import choices_config
 
 from ram_backend.engine.findings import Finding
 from ram_backend.engine.review import ASKED, ORDER, REVIEW, push_review
@@ -11,8 +12,7 @@ from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
 
-CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
-<Choice value="dog"/><Choice value="cat"/><Choice value="tree"/></Choices></View>"""
+CONFIG = choices_config("dog", "cat", "tree")
 FINDINGS = [
     Finding(2, "dog", "wrong", 0.9, ("ridge",)),
     Finding(1, "cat", "missing", 0.8, ("ridge", "model")),

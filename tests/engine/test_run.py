@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,8 @@ from ram_backend.tagging.tagger import TagScores
 TAGS = ("blue", "red")
 
 
-class _Network:
-    token_shape = (5, 24)
-
-
 class _Tagger:
-    network = _Network()
+    network = SimpleNamespace(token_shape=(5, 24))
     model_version = "colours-1"
 
     def score(self, tokens: np.ndarray) -> TagScores:

@@ -129,10 +129,8 @@ def test_voc_comes_back_to_the_pixel_and_then_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["coco", "yolo", "voc"])
 def test_eval_reads_the_tags(tmp_path: Path, kind: BoxFormat) -> None:
     labels = read_labels(written(kind, tmp_path))
-    assert set(labels.tags) == set(TAGS)
-    assert [(image.file, image.positives) for image in labels.images] == [
-        ("a.jpg", {"dog", TAGS[2]}), ("b.png", {TAGS[1]}), ("sub/c.jpg", set()),
-    ]  # fmt: skip
+    found = {image.file: image.positives for image in labels.images}
+    assert found == {"a.jpg": {"dog", TAGS[2]}, "b.png": {TAGS[1]}, "sub/c.jpg": set()}
 
 
 def test_two_photos_of_one_name_are_refused() -> None:
