@@ -156,28 +156,6 @@ def test_ram_s_arithmetic_counts_tags_without_positives_as_0() -> None:
     assert metrics.ram_figures(scores[:, :1], labels[:, :1], thresholds[:1], known[:, :1]) == pytest.approx(alone)
 
 
-@given(samples())
-def test_micro_average_precision_is_that_of_all_pairs(sample: Sample) -> None:
-    scores, labels, known = sample
-    pooled = average_precision_score(labels[known], scores[known]) if labels[known].any() else np.nan
-    assert metrics.micro_average_precision(scores, labels, known) == pytest.approx(pooled, nan_ok=True)
-
-
-@given(samples())
-def test_precision_and_recall_agree_with_scikit_learn(sample: Sample) -> None:
-    from sklearn.metrics import precision_recall_fscore_support
-
-    scores, labels, known = sample
-    on, right = (scores > 0.45) & known, labels & known
-    if on.any() and right.any():
-        expected = precision_recall_fscore_support(right[known], on[known], average="binary")[:3]
-        assert metrics.precision_recall_f1(scores, labels, 0.45, known) == pytest.approx(expected)
-        pairs = [(right[:, tag], on[:, tag]) for tag in np.flatnonzero(right.any(axis=0))]
-        each = [precision_recall_fscore_support(*pair, average="binary", zero_division=0)[:3] for pair in pairs]
-        found = metrics.precision_recall_f1(scores, labels, 0.45, known, average="macro")
-        assert found == pytest.approx(np.mean(each, axis=0))
-
-
 def random_sample(images: int = 80, seed: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     labels = random.random((images, 6)) < 0.3

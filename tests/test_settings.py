@@ -8,15 +8,6 @@ from ram_backend.errors import SettingsError
 from ram_backend.settings import load_settings
 
 
-def test_defaults_need_no_thought(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAM_DATA_DIR")
-    settings = load_settings()
-    assert settings.bundle == "starter"
-    assert settings.data_dir.name == "ram_backend"
-    assert settings.bundles_dir == settings.data_dir / "bundles"
-    assert settings.cpu_threads() >= 1
-
-
 def test_environment_and_overrides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAM_BUNDLE", "ram")
     monkeypatch.setenv("RAM_THREADS", "3")
@@ -28,6 +19,10 @@ def test_environment_and_overrides(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert (settings.label_studio_url, settings.label_studio_api_key) == ("http://localhost:8080", "secret-token")
     assert "secret-token" not in repr(settings)
     assert load_settings(bundle="tag2text").bundle == "tag2text"
+    assert load_settings().webhook_headers() == {}
+    monkeypatch.setenv("BASIC_AUTH_USER", "me")
+    monkeypatch.setenv("BASIC_AUTH_PASS", "hidden")
+    assert load_settings().webhook_headers() == {"Authorization": "Basic bWU6aGlkZGVu"}
 
 
 @pytest.mark.parametrize(("name", "value"), [("RAM_DEVICE", "gpu"), ("RAM_MAX_IMAGE_PIXELS", "many")])
