@@ -11,8 +11,8 @@ from PIL import Image
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
 from support.server import serving
-from support.tiny_model import colour_model, colours
-from support.versions import lineage
+from support.tiny_model import colour_model
+from support.versions import ACCEPT, write
 
 from ram_backend.console.page import mount
 from ram_backend.database.migrate import open_migrated
@@ -20,7 +20,7 @@ from ram_backend.jobs.service import JobService
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.server.app import create_app
 from ram_backend.settings import Settings
-from ram_backend.versions.directory import engine_folder, write_version
+from ram_backend.versions.directory import engine_folder
 
 
 def test_the_list_of_projects_and_the_tags_of_one(corrected: Console) -> None:
@@ -85,11 +85,8 @@ def test_what_workers_found_in_the_labels(corrected: Console) -> None:
 
 
 def test_another_version_is_served(corrected: Console) -> None:
-    stored = write_version(
-        corrected.settings.versions_dir, corrected.key, colours(0.5, 0.5), {}, lineage(bundle_digest="d" * 64),
-        {"outcome": "accept", "reason": f"better {HOSTILE}", "figures": {}}, first_number=1,
-    )  # fmt: skip
-    corrected.jobs.versions.record(stored)
+    verdict = ACCEPT | {"reason": f"better {HOSTILE}"}
+    corrected.jobs.versions.record(write(corrected.settings.versions_dir, key=corrected.key, verdict=verdict))
     assert "<script>alert" not in corrected.text()
     assert corrected.post("serve", version="v0001").json()["message"] == "v0001 is served instead of base, and pinned."
     assert corrected.jobs.versions.served(corrected.key).version == "v0001"

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -164,24 +163,20 @@ def of_both(first: First, client: httpx.Client, body: dict[str, Any]) -> list[di
     return found
 
 
-def test_both_lines_give_the_servers_predictions(host: Host, client: httpx.Client, studio: FakeLabelStudio) -> None:
+def test_both_lines_give_the_servers_predictions(
+    host: Host, client: httpx.Client, settings: Settings, studio: FakeLabelStudio
+) -> None:
+    """The second line reads uploads with the settings' login."""
     there, version = setup_body(CONFIG, studio), connect(client, studio, CONFIG)
-    first = host(First)
+    first, body = host(First), asked([*uploaded(studio), "data:image/png;base64,AAAA"])
     first.setup(there)
-    assert best(of_both(first, client, asked(uploaded(studio)))[:3]) == ["red", "green", "blue"]
-    body, second = asked([*map(inline, COLOURS), "data:image/png;base64,AAAA"]), host(Second)
+    assert best(of_both(first, client, body)[:3]) == ["red", "green", "blue"]
+    known = settings.model_copy(update={"label_studio_url": studio.url, "label_studio_api_key": LEGACY})
+    second = host(Second, InProcess(known, model=colour_model(known)))
     assert second.setup(there) == version
     found = second.predict(body)
     assert found == results(client, body)
     assert (found[-1]["result"], found[-1]["score"]) == ([], 1.0), "a broken image costs one empty prediction"
-
-
-def test_the_second_line_reads_uploads_with_the_settings(
-    host: Host, settings: Settings, studio: FakeLabelStudio
-) -> None:
-    known = settings.model_copy(update={"label_studio_url": studio.url, "label_studio_api_key": LEGACY})
-    second = host(Second, InProcess(known, model=colour_model(known)))
-    assert best(second.predict(asked(uploaded(studio)[:2]))) == ["red", "green"]
 
 
 def test_objects_of_the_first_line_start_and_learn_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,17 +184,6 @@ def test_objects_of_the_first_line_start_and_learn_nothing(monkeypatch: pytest.M
     monkeypatch.setattr(module, "in_process", lambda: pytest.fail("an object was made, and services were started"))
     First(module.RAMBackend).setup({"schema": CONFIG, "hostname": "http://127.0.0.1:1", "access_token": "secret"})
     assert module.RAMBackend().fit((), event="START_TRAINING") is None
-
-
-def test_the_second_line_knows_its_version_at_once(
-    host: Host, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go_on = threading.Event()
-
-    monkeypatch.setattr(model, "load_network", lambda *_, **__: go_on.wait(30) and ColourNetwork())
-    second = host(Second, InProcess(settings, model=model.Model(settings, identity=identity())))
-    assert second.setup({"project": "1.1795452148", "schema": CONFIG}).startswith("colours-")
-    go_on.set()
 
 
 def test_a_bundle_that_cannot_be_used(host: Host, settings: Settings, studio: FakeLabelStudio) -> None:
@@ -277,19 +261,6 @@ def test_tasks_of_no_project(host: Host, studio: FakeLabelStudio, project: str) 
     first.setup(setup_body(CONFIG, studio))
     assert tags_of(first.predict(body)[0]) == ["red"]
     assert first.predict(body | {"tasks": []}) == []
-
-
-def test_our_own_server_needs_no_flask(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.modules['flask'] = sys.modules['label_studio_ml'] = None\n"
-        "import ram_backend.cli, ram_backend.cli.serve, ram_backend.server.app, ram_backend.server.in_process\n"
-        "from ram_backend.settings import load_settings\n"
-        "ram_backend.server.app.create_app(load_settings())\n"
-        "assert not {'werkzeug', 'ram_backend.server.plugin'} & sys.modules.keys()"
-    )
-    environment = {**os.environ, "RAM_DATA_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
 
 
 @needs_stock_host

@@ -23,41 +23,27 @@ def red(studio: FakeLabelStudio) -> str:
     return studio.upload("red.png", picture(RED))
 
 
-def test_two_hundred_tasks_in_one_request(start: Start, studio: FakeLabelStudio) -> None:
-    """A broken image, a missing one, one over the limit, a text: 200 results, order kept."""
+def test_one_broken_image_costs_one_empty_prediction(start: Start, studio: FakeLabelStudio) -> None:
+    """Of 200 tasks; the order is kept."""
     client = start(max_image_bytes=300_000, network=(network := ColourNetwork()))
     version = connect(client, studio)
-    chance = random.Random(7)
-    colours = {"red": RED, "green": GREEN, "blue": BLUE}
+    chance, colours = random.Random(7), {"red": RED, "green": GREEN, "blue": BLUE}
     names = [chance.choice(list(colours)) for _ in range(200)]
-    images = [studio.upload(f"{place}.png", picture(colours[name])) for place, name in enumerate(names)]
+    images: list[object] = [studio.upload(f"{place}.png", picture(colours[name])) for place, name in enumerate(names)]
     whole = picture(RED, (900, 700), "JPEG")
-    broken = {
-        10: studio.upload("cut.jpg", whole[: len(whole) // 2]),
-        20: "/data/upload/1/none.jpg",
-        30: studio.upload("over.png", picture(RED) + bytes(400_000)),
-        40: studio.upload("text.jpg", b"this is a text\n" * 50),
-    }
-    for place, reference in broken.items():
-        images[place] = reference
+    files = {"cut.jpg": whole[: len(whole) // 2], "over.png": picture(RED) + bytes(400_000), "text.jpg": b"text" * 99}
+    broken = [studio.upload(name, data) for name, data in files.items()]
+    broken += [None, "", 7, "ftp://example.com/a.jpg", "http://127.0.0.1:1/a.jpg", "data:,nothing", "/data/none.jpg"]
+    images[10:20] = broken
+    names[10:20] = [""] * 10
     found = results(client, predict_body(CONFIG, images))
-    empty = {"model_version": version, "score": 1.0, "result": []}
-    assert [found[place] for place in broken] == [empty] * 4
-    ticks = [tags_of(result) for result in found]
-    assert ticks == [[] if place in broken else [name] for place, name in enumerate(names)]
+    assert found[10:20] == [{"model_version": version, "score": 1.0, "result": []}] * 10
+    assert [tags_of(result) for result in found] == [[name] if name else [] for name in names]
     assert max(network.batches) <= 4, "never more at once than the size that was set"
     metrics = client.get("/metrics").text
-    assert 'ram_tasks_total{outcome="broken"} 4.0' in metrics
-    assert 'ram_tasks_total{outcome="tagged"} 196.0' in metrics
+    assert 'ram_tasks_total{outcome="broken"} 10.0' in metrics
+    assert 'ram_tasks_total{outcome="tagged"} 190.0' in metrics
     assert 'ram_images_total{outcome="ImageTooLarge"} 1.0' in metrics
-
-
-def test_one_broken_image_costs_one_empty_prediction(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
-    connect(client, studio)
-    broken = [None, "", 7, "ftp://example.com/a.jpg", "http://127.0.0.1:1/a.jpg", "data:,nothing"]
-    first, *found, last = results(client, predict_body(CONFIG, [red, *broken, red]))
-    assert (tags_of(first), tags_of(last)) == (["red"], ["red"])
-    assert [(each["score"], each["result"]) for each in found] == [(1.0, [])] * len(broken)
 
 
 def test_label_studio_out_of_order_fails_all_of_it(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
@@ -94,13 +80,19 @@ def test_projects_never_see_each_others_tags(client: httpx.Client, studio: FakeL
     assert {result["model_version"] for result in found} == versions
 
 
-def test_a_changed_label_config_holds_at_once(client: httpx.Client, studio: FakeLabelStudio) -> None:
+def test_a_changed_label_config_and_one_without_setup_hold_at_once(
+    client: httpx.Client, studio: FakeLabelStudio
+) -> None:
     before = connect(client, studio)
     changed = choices_config("green", "blue")
     (result,) = results(client, predict_body(changed, [studio.upload("a.png", picture(BLUE))]))
     assert tags_of(result) == ["blue"]
     assert result["model_version"] != before
     assert connect(client, studio, changed) == result["model_version"]
+    body = predict_body(CONFIG, [inline(RED)], "77.1")
+    assert ticked(client, body)[0] == ["red"], "of a project that never said /setup"
+    del body["project"]
+    assert ticked(client, body)[0] == ["red"]
 
 
 def test_dynamic_choices_come_with_the_task(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
@@ -131,13 +123,6 @@ def test_several_controls_and_images(client: httpx.Client, studio: FakeLabelStud
     assert [tags_of(result, "left") for result in found] == [["red"], ["red"], []]
     assert [tags_of(result, "right") for result in found] == [[["colour", "green"]], [], []]
     assert found[2]["score"] == 1.0
-
-
-def test_a_project_that_never_said_setup(client: httpx.Client) -> None:
-    body = predict_body(CONFIG, [inline(RED)], "77.1")
-    assert ticked(client, body)[0] == ["red"]
-    del body["project"]
-    assert ticked(client, body)[0] == ["red"]
 
 
 def test_work_for_a_caller_that_is_gone_ends(start: Start, studio: FakeLabelStudio) -> None:

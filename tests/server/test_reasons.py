@@ -1,7 +1,5 @@
 """The reason phrase carries the message: it is all that Label Studio shows of a refused `/setup`."""
 
-from collections.abc import Iterator
-
 import pytest
 import requests
 from fastapi import FastAPI
@@ -15,8 +13,7 @@ from ram_backend.server.middleware import LONGEST_REASON, as_reason, problem
 BODY = '"\r\nHTTP/1.1 400 x\r\nx-reason: from the body\r\n\r\n"'
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def test_requests_shows_the_message_and_answers_that_succeed_are_left_alone() -> None:
     app = FastAPI()
 
     @app.get("/refused")
@@ -27,26 +24,16 @@ def address() -> Iterator[str]:
     def fine() -> JSONResponse:
         return JSONResponse({"text": BODY})
 
-    with serving(app) as client:
-        yield str(client.base_url).rstrip("/")
-
-
-def test_requests_shows_the_message(address: str) -> None:
-    answer = requests.get(f"{address}/refused", timeout=5)
-    assert "thresold': there is no such key" in answer.reason
-    assert "X-Evil" not in answer.headers
-    with pytest.raises(requests.HTTPError, match="400 Client Error: Extra params"):
-        answer.raise_for_status()
-    assert answer.json()["type"] == "InputError"
-
-
-def test_answers_that_succeed_are_left_alone(address: str) -> None:
-    with requests.Session() as session:  # one connection: what follows on it must be well-formed, too
+    with serving(app) as client, requests.Session() as session:  # one connection: what follows must be well-formed
         for _ in range(2):
-            answer = session.get(f"{address}/fine", timeout=5)
+            answer = session.get(f"{client.base_url}/fine", timeout=5)
             assert (answer.reason, answer.json()["text"]) == ("OK", BODY)
-        assert session.get(f"{address}/refused", timeout=5).status_code == 400
-        assert session.get(f"{address}/fine", timeout=5).status_code == 200
+            answer = session.get(f"{client.base_url}/refused", timeout=5)
+            assert "thresold': there is no such key" in answer.reason
+            assert "X-Evil" not in answer.headers
+            assert answer.json()["type"] == "InputError"
+            with pytest.raises(requests.HTTPError, match="400 Client Error: Extra params"):
+                answer.raise_for_status()
 
 
 @given(st.text(max_size=600))

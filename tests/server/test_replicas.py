@@ -6,13 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
+from support import commands
 from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import served, url_in, wait_until
 from support.server import CONFIG, PROJECT, House, predict_body, setup_body, tags_of
 from support.tiny_model import GREEN, picture
-from typer.testing import CliRunner
 
-from ram_backend.cli.main import app
 from ram_backend.settings import Settings, load_settings
 
 pytestmark = pytest.mark.service
@@ -77,8 +76,7 @@ def test_answers_versions_and_settings_are_the_same(
     house.table.roll_back(house.key, None)
     wait_until(lambda: in_all(replicas, body, [["red"], ["green"]]))
 
-    done = CliRunner().invoke(app, ["project", "set", str(house.key.id), "--per-tag", "green=0.99"])
-    assert done.exit_code == 0, done.output
+    commands.run("project", "set", house.key.id, "--per-tag", "green=0.99")
     wait_until(lambda: in_all(replicas, body, [["red"], []]))
 
 

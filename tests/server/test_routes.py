@@ -97,20 +97,11 @@ def test_metrics_and_docs(client: httpx.Client) -> None:
     assert "/predict" in client.get("/openapi.json").json()["paths"]
 
 
-def test_versions_of_one_project(client: httpx.Client, studio: FakeLabelStudio) -> None:
-    first, second = connect(client, studio), connect(client, studio, choices_config("blue"), project="2.3")
-    assert client.get("/versions").json()["versions"] == sorted([first, second])
-    assert client.get("/versions", params={"project": "2.3"}).json()["versions"] == [second]
-    assert client.get("/versions", params={"project": "1"}).json()["versions"] == [first]
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/predict", 405), ("POST", "/train", 404), ("GET", "/x", 404)]
-)
-def test_what_there_is_not_is_json_too(client: httpx.Client, method: str, path: str, status: int) -> None:
-    answer = client.request(method, path, headers={"Content-Type": "application/json"})
-    assert answer.status_code == status
-    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+def test_what_there_is_not_is_json_too(client: httpx.Client) -> None:
+    for method, path, status in (("GET", "/predict", 405), ("POST", "/train", 404), ("GET", "/x", 404)):
+        answer = client.request(method, path, headers={"Content-Type": "application/json"})
+        assert answer.status_code == status
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
 def test_everything_but_predict_answers_while_the_model_loads(
@@ -183,7 +174,7 @@ def test_setup_never_waits_for_new_words(start: Start, studio: FakeLabelStudio, 
     assert len(words.asked) == 201, "each word is embedded once"
 
 
-def test_jobs_and_corrections_are_counted(there: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_corrections_and_steps_of_predictions_are_counted(there: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
     there.jobs.asked.append((there.key, "pressed"))
     there.jobs.corrections = 3
@@ -194,12 +185,9 @@ def test_jobs_and_corrections_are_counted(there: House, monkeypatch: pytest.Monk
     with monkeypatch.context() as patched:
         patched.setattr(there.jobs, "open_jobs", Mock(side_effect=DatabaseUnavailable("It is away.")))
         assert there.client.get("/metrics").status_code == 200, "a database that is away is no error"
-    assert 'ram_jobs_open{kind="train",state="requested"} 0.0' in there.client.get("/metrics").text
-
-
-def test_each_step_of_a_prediction_is_timed(there: House) -> None:
     for _ in range(2):
         there.predict()
     text = there.client.get("/metrics").text
+    assert 'ram_jobs_open{kind="train",state="requested"} 0.0' in text
     for stage, count in (("fetch", 2), ("decode", 1), ("encode", 1), ("score", 2)):
         assert f'ram_stage_seconds_count{{stage="{stage}"}} {count}.0' in text, stage

@@ -82,7 +82,7 @@ def test_pieces_are_embedded_in_turn(settings: Settings, words: ColourWords, mon
     assert words.asked[:2] == ["many", "few"]
 
 
-def test_the_latest_results_stay() -> None:
+def test_the_latest_results_stay_and_a_failure_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(1) as workers:
         latest: FutureLRU[str, object] = FutureLRU(2, workers)
         first, second = latest.get("a", object), latest.get("b", object)
@@ -93,13 +93,8 @@ def test_the_latest_results_stay() -> None:
         assert latest.get("b", object) is not second
         latest.drop(lambda key: key == "a")
         assert latest.get("a", object) is not first
-
-
-def test_a_failure_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    with ThreadPoolExecutor(1) as workers:
-        latest: FutureLRU[str, float] = FutureLRU(2, workers)
-        failed = latest.get("a", lambda: 1 / 0)
+        failed = latest.get("d", lambda: 1 / 0)
         assert isinstance(failed.exception(30), ZeroDivisionError)
-        assert latest.get("a", lambda: 1.0) is failed
+        assert latest.get("d", object) is failed
         monkeypatch.setattr(snapshots, "RETRY_S", -1.0)
-        assert latest.get("a", lambda: 1.0).result(30) == 1.0
+        assert latest.get("d", lambda: 1.0).result(30) == 1.0

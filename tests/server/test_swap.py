@@ -98,21 +98,6 @@ def test_new_and_dynamic_tags_have_their_version_too(there: House) -> None:
     assert tags_of(there.client.post("/predict", json=body).json()["results"][0]) == ["red"]
 
 
-def test_a_version_is_known_at_once_after_a_start(house: Houses, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = house()
-    first.serve(first.make(-5.0))
-    there = first.scores()
-    go_on = threading.Event()
-    real = swap.open_version
-    monkeypatch.setattr(swap, "open_version", lambda *args, **options: go_on.wait(30) and real(*args, **options))
-    second = house()
-    assert second.setup() == there[0], "its name is known before its files are read"
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(second.scores)
-        go_on.set()
-        assert asking.result(30) == there, "the first prediction waits for it"
-
-
 def test_a_version_that_cannot_be_read_for_now_is_asked_for_again(
     house: Houses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +112,14 @@ def test_a_version_that_cannot_be_read_for_now_is_asked_for_again(
     assert (answer.status_code, "can't be loaded now: try again" in answer.json()["error"]) == (503, True)
     wait_until(lambda: second.client.post("/predict", json=body).status_code == 200)
     assert second.scores() == there
+    go_on, real = threading.Event(), swap.open_version
+    monkeypatch.setattr(swap, "open_version", lambda *args, **options: go_on.wait(30) and real(*args, **options))
+    third = house()
+    assert third.setup() == there[0], "its name is known before its files are read"
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(third.scores)
+        go_on.set()
+        assert asking.result(30) == there, "the first prediction waits for it"
 
 
 def test_a_server_names_versions_that_nobody_asked_it_about(house: Houses) -> None:

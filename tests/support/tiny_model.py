@@ -5,7 +5,7 @@ import io
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.server.model import Model, ModelIdentity
 from ram_backend.settings import Settings
 from ram_backend.vocabulary.tags import Tag, Vocabulary
+from support.versions import delta
 
 LABELS = np.eye(3, dtype=np.float32)
 NEW = {"turquoise": (0, 0.9, 0.9), "pink": (0.9, 0.3, 0.3)}
@@ -130,10 +131,5 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def colours(bias: float, threshold: float = 0.5) -> Delta:
-    return Delta(
-        tags=("red", "turquoise"),
-        base_scale=np.ones(2, dtype=np.float32),
-        weight=np.zeros((2, 3), dtype=np.float32),
-        bias=np.array([bias, bias], dtype=np.float32),
-        thresholds=np.full(2, threshold, dtype=np.float32),
-    )
+    made = delta(bias, ("red", "turquoise"))
+    return replace(made, weight=0 * made.weight, thresholds=np.full(2, threshold, dtype=np.float32))
