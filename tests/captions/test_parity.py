@@ -5,9 +5,8 @@ The small sibling is test_search.py.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +16,7 @@ from PIL import Image
 
 from ram_backend.captions.search import Search
 from ram_backend.captions.writer import CaptionWriter
-from ram_backend.models.bundle import open_bundle
-from ram_backend.models.captioner import Captioner, load_captioner
-from ram_backend.models.importing import import_checkpoint
+from ram_backend.models.captioner import load_captioner
 from ram_backend.models.network import load_network
 from ram_backend.vocabulary.minilm import bert_tokenizer
 
@@ -36,55 +33,34 @@ SEARCHES = {
 }
 
 
-@dataclass
-class Full:
-    """Tag2Text at full size, the image tokens of three photos, and what the authors' code wrote about them."""
-
-    captioner: Captioner
-    writer: CaptionWriter
-    tokens: torch.Tensor
-    tags: list[list[str]]
-    logits: np.ndarray
-    expected: list[dict[str, Any]]
-    loss: dict[str, Any]
-    names: list[str]
-
-
 @pytest.fixture(scope="module")
-def full(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Full]:
-    folder, work = shared / "ram-reference", tmp_path_factory.mktemp("tag2text")
-    salt, tensors = reference.read_manifest(folder / "manifest.tag2text.json")
-    torch.save({"model": reference.state_dict(tensors, salt)}, work / "file.pth")
-    tags = shared / "ram-files" / "tag2text_ori_tag_list.txt"
-    import_checkpoint(work / "file.pth", tags, name="full", bundles_dir=work / "bundles")
-    (work / "file.pth").unlink()
-    bundle = open_bundle(work / "bundles" / "full")
-    network = load_network(bundle, device="cpu", precision="fp32")
+def full(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """Tag2Text at full size, the image tokens of three photos, and what the authors' code wrote about them."""
+    folder = shared / "ram-reference"
     expected = json.loads((folder / "expected.json").read_text())
     model = expected["models"]["tag2text"]
     photos = [Image.open(folder / "images" / name) for name in expected["images"][:3]]
-    tokens = network.encode(np.stack([bundle.preprocessing(photo) for photo in photos]))
-    scores = bundle.calibration.scores(network.logits(tokens, network.select(range(len(bundle.vocabulary)))))
-    names = list(bundle.vocabulary.names)
-    on = [[names[at] for at in np.flatnonzero(row)] for row in scores > bundle.vocabulary.thresholds]
-    captioner = load_captioner(bundle)
     with np.load(folder / "expected.tag2text.npz") as arrays:
         logits = arrays["greedy_step0_logits"]
-    yield Full(
-        captioner,
-        CaptionWriter(captioner, bert_tokenizer()),
-        torch.from_numpy(tokens),
-        on,
-        logits,
-        model["captions"],
-        model["losses_eval_mode"],
-        names,
-    )
-    for file in (work / "bundles" / "full").iterdir():
-        file.unlink()
+    with reference.full_size(shared, "tag2text", tmp_path_factory.mktemp("tag2text")) as (bundle, _, _):
+        network = load_network(bundle, device="cpu", precision="fp32")
+        tokens = network.encode(np.stack([bundle.preprocessing(photo) for photo in photos]))
+        scores = bundle.calibration.scores(network.logits(tokens, network.select(range(len(bundle.vocabulary)))))
+        names = list(bundle.vocabulary.names)
+        captioner = load_captioner(bundle)
+        yield SimpleNamespace(
+            captioner=captioner,
+            writer=CaptionWriter(captioner, bert_tokenizer()),
+            tokens=torch.from_numpy(tokens),
+            tags=[[names[at] for at in np.flatnonzero(row)] for row in scores > bundle.vocabulary.thresholds],
+            logits=logits,
+            expected=model["captions"],
+            loss=model["losses_eval_mode"],
+            names=names,
+        )
 
 
-def test_the_tags_of_the_caption_and_its_first_logits(full: Full) -> None:
+def test_the_tags_of_the_caption_and_its_first_logits(full: SimpleNamespace) -> None:
     assert [" | ".join(tags) for tags in full.tags] == [each["beam3_max30"]["tag_input"] for each in full.expected]
     ids, mask = full.writer.tag_ids(full.tags)
     assert ids.tolist() == [each["beam3_max30"]["tag_encoder_ids"] for each in full.expected]
@@ -99,7 +75,7 @@ def test_the_tags_of_the_caption_and_its_first_logits(full: Full) -> None:
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_ids_of_one_image(full: Full, name: str) -> None:
+def test_ids_of_one_image(full: SimpleNamespace, name: str) -> None:
     image, run = next((at, each[name]) for at, each in enumerate(full.expected) if name in each)
     tags = run["tag_input"].split(" | ") if name == "beam3_usertags" else full.tags[image]
     end = run.get("eos_token_id", 102)
@@ -108,14 +84,14 @@ def test_ids_of_one_image(full: Full, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["greedy_max30", "beam3_max30"])
-def test_a_batch_of_three(full: Full, name: str) -> None:
+def test_a_batch_of_three(full: SimpleNamespace, name: str) -> None:
     assert full.writer.ids(full.tokens, full.tags, SEARCHES[name]) == [each[name]["ids"] for each in full.expected]
     if name == "beam3_max30":
         texts = full.writer.write(full.tokens.numpy(), full.tags, SEARCHES[name])
         assert texts == [each[name]["caption"] for each in full.expected]
 
 
-def test_the_caption_loss(full: Full) -> None:
+def test_the_caption_loss(full: SimpleNamespace) -> None:
     tags = [[full.names[11 + image + 401 * step] for step in range(6)] for image in range(2)]
     with torch.inference_mode():
         loss, _ = full.writer.loss(full.tokens[:2], tags, full.loss["captions"])

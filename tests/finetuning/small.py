@@ -11,7 +11,6 @@ from PIL import Image
 from ram_backend.finetuning.loop import Examples, finetune
 from ram_backend.finetuning.recipe import FinetuningOptions
 from ram_backend.models.bundle import Bundle, open_bundle
-from ram_backend.models.importing import import_checkpoint
 from ram_backend.settings import load_settings
 from ram_backend.tagging.subset import whole_vocabulary
 
@@ -28,8 +27,7 @@ def import_bundle(folder: Path, kind: str) -> Bundle:
     """The small bundle of a kind, with a captioner where there is one; once."""
     if not (folder / "bundles" / kind).exists():
         state = tiny.state_dict(kind) if kind == "ram_plus" else tiny.captioning_state(kind)
-        file, tags = tiny.write(folder / kind, kind, state)
-        import_checkpoint(file, tags, name=kind, bundles_dir=folder / "bundles", **tiny.options(kind))
+        tiny.imported(folder / kind, kind, state, bundles_dir=folder / "bundles")
     return open_bundle(folder / "bundles" / kind)
 
 

@@ -24,6 +24,7 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.models.captioner import load_captioner
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.network import load_network
+from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.settings import load_settings
 from ram_backend.tagging.subset import whole_vocabulary
 from ram_backend.vocabulary.minilm import bert_tokenizer
@@ -92,8 +93,6 @@ def test_two_processes_give_what_one_does(folder: Path) -> None:
 @torch.no_grad()
 def distance(bundle_or_recipe: Any, clip: Any, paths: list[Path]) -> float:
     """Mean absolute difference of token 0 and CLIP's features."""
-    from ram_backend.models.preprocessing import Preprocessing
-
     prepare = Preprocessing(size=tiny.IMAGE)
     images = [Image.open(path) for path in paths]
     tokens = bundle_or_recipe.network.encoder(torch.from_numpy(np.stack([prepare(image) for image in images])))

@@ -10,25 +10,24 @@ import numpy as np
 import pytest
 import torch
 from finetuning import small
-from models import reference
+from models import reference, tiny
 from PIL import Image
 
 from ram_backend.finetuning.recipe import Batch, Recipe
-from ram_backend.models.importing import import_checkpoint
+from ram_backend.models.bundle import Bundle
 from ram_backend.tagging.subset import whole_vocabulary
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
-TAGS = {"ram": "ram_tag_list.txt", "ram_plus": "ram_tag_list.txt", "tag2text": "tag2text_ori_tag_list.txt"}
 
-
-@pytest.mark.parametrize("kind", TAGS)
+@pytest.mark.parametrize("kind", tiny.KINDS)
 def test_the_losses_are_the_authors(kind: str, shared: Path, tmp_path: Path) -> None:
-    folder, bundles = shared / "ram-reference", tmp_path / "bundles"
-    salt, tensors = reference.read_manifest(folder / f"manifest.{kind}.json")
-    torch.save({"model": reference.state_dict(tensors, salt)}, tmp_path / "file.pth")
-    bundle = import_checkpoint(tmp_path / "file.pth", shared / "ram-files" / TAGS[kind], name=kind, bundles_dir=bundles)
-    (tmp_path / "file.pth").unlink()
+    with reference.full_size(shared, kind, tmp_path) as (bundle, salt, _):
+        check_losses(bundle, salt, shared / "ram-reference")
+
+
+def check_losses(bundle: Bundle, salt: str, folder: Path) -> None:
+    kind = bundle.kind
     expected = json.loads((folder / "expected.json").read_text())
     wanted = expected["models"][kind]["losses_eval_mode"]
     photos = [bundle.preprocessing(Image.open(folder / "images" / name)) for name in expected["images"][:2]]
@@ -50,8 +49,6 @@ def test_the_losses_are_the_authors(kind: str, shared: Path, tmp_path: Path) -> 
     recipe = Recipe(bundle, whole_vocabulary(bundle), small.options(), captions=kind != "ram_plus").eval()
     with torch.no_grad():
         found = {name: float(value) for name, value in recipe(batch).items()}
-    for file in (bundles / kind).iterdir():
-        file.unlink()
     theirs = {"tag": ("loss_tag", 2), "alignment": ("loss_alignment", 2), "distillation": ("loss_dis", 1)}
     for name, (key, images) in {**theirs, "caption": ("loss_t2t", 1)}.items():
         assert (name in found) == (key in wanted)

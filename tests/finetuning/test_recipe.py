@@ -33,6 +33,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]
     return partial(small.import_bundle, tmp_path_factory.mktemp("recipes"))
 
 
+def recipe_of(bundle: Bundle, *, captions: bool = False, **options: Any) -> Recipe:
+    return Recipe(bundle, whole_vocabulary(bundle), small.options(**options), captions=captions)
+
+
 def batch_of(kind: str, images: int = 3) -> Batch:
     labels = torch.from_numpy(reference.draw("labels", (images, len(tiny.TAGS)), 0, 1, "tiny:") > 0.3).float()
     features = torch.from_numpy(reference.draw("clip", (images, tiny.WIDTH), 0, 0.4, "tiny:"))
@@ -56,8 +60,7 @@ def definition(logits: np.ndarray, labels: np.ndarray, gamma: int) -> float:
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_losses_of_the_authors_logits_and_tokens(kind: str, bundles: Callable[[str], Bundle]) -> None:
-    bundle, batch = bundles(kind), batch_of(kind)
-    recipe = Recipe(bundle, whole_vocabulary(bundle), small.options(), captions=True).eval()
+    batch, recipe = batch_of(kind), recipe_of(bundles(kind), captions=True).eval()
     with torch.no_grad():
         found = {name: float(value) for name, value in recipe(batch).items()}
     logits, tokens = (reference.stored("small", f"{kind}_{part}") for part in ("logits", "tokens"))
@@ -75,10 +78,7 @@ def test_checkpointing_changes_no_gradient(
     monkeypatch.setattr("ram_backend.finetuning.recipe.TAGS_AT_ONCE", 3)
     gradients = []
     for checkpointing in (False, True):
-        bundle = bundles(kind)
-        recipe = Recipe(
-            bundle, whole_vocabulary(bundle), small.options(checkpointing=checkpointing), captions=True
-        ).train()
+        recipe = recipe_of(bundles(kind), captions=True, checkpointing=checkpointing).train()
         recipe(batch_of(kind))["loss"].backward()
         gradients.append({name: part.grad for name, part in recipe.named_parameters() if part.requires_grad})
     assert gradients[0].keys() == gradients[1].keys()
@@ -95,8 +95,7 @@ def test_checkpointing_changes_no_gradient(
     ],
 )
 def test_a_part_learns_and_the_rest_is_frozen(part: Any, learning: set[str], bundles: Callable[[str], Bundle]) -> None:
-    bundle = bundles("ram_plus")
-    recipe = Recipe(bundle, whole_vocabulary(bundle), small.options(part=part))
+    recipe = recipe_of(bundles("ram_plus"), part=part)
     recipe(batch_of("ram_plus"))["loss"].backward()
     for name, parameter in recipe.network.named_parameters():
         learns = name == "reweight_scale" or any(name.startswith(f"{each}.") for each in learning)
@@ -104,10 +103,7 @@ def test_a_part_learns_and_the_rest_is_frozen(part: Any, learning: set[str], bun
 
 
 def test_captioner_and_head_share_their_layers_and_tied_words(bundles: Callable[[str], Bundle]) -> None:
-    recipe = Recipe(
-        bundles("tag2text"), whole_vocabulary(bundles("tag2text")), small.options(part="head"), captions=True
-    )
-    assert recipe.captioner is not None
+    recipe = recipe_of(bundles("tag2text"), captions=True, part="head")
     shared = recipe.captioner.tag_encoder.encoder.layer[1].intermediate.dense.weight
     assert shared is recipe.network.head.layers[1].up.weight
     decoder = recipe.captioner.text_decoder
@@ -131,9 +127,8 @@ def test_the_focusing_weight_has_no_gradient(bundles: Callable[[str], Bundle]) -
 
 
 def test_a_part_that_a_bundle_lacks(bundles: Callable[[str], Bundle]) -> None:
-    bundle = bundles("tag2text")
     with pytest.raises(InputError, match="has no projection after its encoder: use --train head or last-stage"):
-        Recipe(bundle, whole_vocabulary(bundle), small.options(part="projection"))
+        recipe_of(bundles("tag2text"), part="projection")
 
 
 def test_the_starter_s_torch_form_gives_its_logits_and_learns_by_cross_entropy(starter_data: Path) -> None:

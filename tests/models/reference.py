@@ -6,13 +6,19 @@ shifted and scaled: near normal, no random-number library involved.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from security.hosting import MemoryWatch
+
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.importing import import_checkpoint
 
 SALT = "ram-reference-v1:"
 _CHUNK = 1 << 18
@@ -71,6 +77,22 @@ def state_dict(tensors: Mapping[str, Mapping[str, Any]], salt: str = SALT) -> di
         else:
             weights[key] = torch.from_numpy(draw(source, entry["shape"], entry["mu"], entry["sigma"], salt))
     return weights
+
+
+@contextmanager
+def full_size(shared: Path, kind: str, work: Path, *, captions: bool = True) -> Iterator[tuple[Bundle, str, int]]:
+    """The bundle of an official file with these weights, their salt, and the memory that its import took."""
+    salt, tensors = read_manifest(shared / "ram-reference" / f"manifest.{kind}.json")
+    some = {key: entry for key, entry in tensors.items() if captions or not is_caption_key(key)}
+    torch.save({"model": state_dict(some, salt), "optimizer": {"state": {}}, "epoch": 1}, work / "file.pth")
+    files, own = shared / "ram-files", kind == "tag2text"
+    tags = files / ("tag2text_ori_tag_list.txt" if own else "ram_tag_list.txt")
+    thresholds = None if own else files / "ram_tag_list_threshold.txt"
+    with MemoryWatch() as memory:
+        bundle = import_checkpoint(work / "file.pth", tags, thresholds=thresholds, name=kind, bundles_dir=work / "made")
+    (work / "file.pth").unlink()
+    yield bundle, salt, memory.grown
+    shutil.rmtree(work / "made")
 
 
 def stored(part: str, name: str) -> NDArray[np.float32]:

@@ -5,16 +5,15 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from models.conftest import TinyBundle
 
 from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError
-from ram_backend.models.bundle import Bundle, bundle_digest, new_bundle, open_bundle
+from ram_backend.models.bundle import bundle_digest, new_bundle, open_bundle
 from ram_backend.models.preprocessing import Preprocessing
-
-TinyBundle = Callable[[str], Bundle]
 
 
 @pytest.fixture
@@ -84,15 +83,11 @@ def test_of_two_writers_of_one_name_the_second_waits_and_the_first_wins(tmp_path
             second_came.wait(0.5)
             (directory / "file").write_bytes(b"whole")
 
-    def second() -> None:
-        with new_bundle(tmp_path, "same", {"by": "second"}):
-            second_came.set()
-
     writer = threading.Thread(target=first)
     writer.start()
     assert begun.wait(60)
-    with pytest.raises(CheckpointError, match="already a bundle"):
-        second()
+    with pytest.raises(CheckpointError, match="already a bundle"), new_bundle(tmp_path, "same", {"by": "second"}):
+        second_came.set()
     writer.join()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["same"]
     assert json.loads((tmp_path / "same" / "bundle.json").read_text())["by"] == "first"
@@ -117,12 +112,8 @@ def test_names_that_are_no_directory_names_are_refused(tmp_path: Path, name: str
 
 
 def test_a_digest_names_what_a_bundle_was_made_from() -> None:
-    first = bundle_digest("ram", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "1" * 64})
-    assert first == bundle_digest("ram", {"b": [2], "a": 1}, Preprocessing(64), {"tags": "1" * 64})
-    others = [
-        bundle_digest("ram_plus", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "1" * 64}),
-        bundle_digest("ram", {"a": 2, "b": [2]}, Preprocessing(64), {"tags": "1" * 64}),
-        bundle_digest("ram", {"a": 1, "b": [2]}, Preprocessing(65), {"tags": "1" * 64}),
-        bundle_digest("ram", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "2" * 64}),
-    ]
-    assert len({first, *others}) == 5
+    made: list[Any] = ["ram", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "1" * 64}]
+    first = bundle_digest(*made)
+    assert first == bundle_digest("ram", {"b": [2], "a": 1}, *made[2:])
+    others = ["ram_plus", {"a": 2, "b": [2]}, Preprocessing(65), {"tags": "2" * 64}]
+    assert len({first, *(bundle_digest(*made[:at], other, *made[at + 1 :]) for at, other in enumerate(others))}) == 5

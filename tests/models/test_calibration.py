@@ -22,14 +22,10 @@ def test_scores_are_sigmoids_of_each_tags_own_line() -> None:
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits.astype(np.float64))), atol=1e-7)
 
 
-def save(folder: Path) -> None:
-    save_file({"slope": SOME.slope, "offset": SOME.offset}, folder / FILE)
-
-
 def test_a_bundle_s_file_is_read_and_without_one_it_is_the_identity(tmp_path: Path) -> None:
     loaded = Calibration.load(tmp_path, 4)
     assert (loaded.slope.tolist(), loaded.offset.tolist()) == ([1.0] * 4, [0.0] * 4)
-    save(tmp_path)
+    save_file({"slope": SOME.slope, "offset": SOME.offset}, tmp_path / FILE)
     loaded = Calibration.load(tmp_path, 3, new_slope=0.7, new_offset=-2.0)
     np.testing.assert_array_equal(loaded.slope, SOME.slope)
     np.testing.assert_array_equal(loaded.offset, SOME.offset)
@@ -37,7 +33,7 @@ def test_a_bundle_s_file_is_read_and_without_one_it_is_the_identity(tmp_path: Pa
 
 
 def test_a_file_for_other_tags_or_of_rubbish_is_damage(tmp_path: Path) -> None:
-    save(tmp_path)
+    save_file({"slope": SOME.slope, "offset": SOME.offset}, tmp_path / FILE)
     with pytest.raises(BundleDamaged, match=r"for 3 tags, the vocabulary has 4"):
         Calibration.load(tmp_path, 4)
     (tmp_path / "calibration.safetensors").write_bytes(b"rubbish")

@@ -10,14 +10,9 @@ from ram_backend.models.delta import Delta
 
 
 def delta(**changes: Any) -> Delta:
-    parts: dict[str, Any] = {
-        "tags": ("cat", "dog"),
-        "base_scale": np.array([0.5, 2], dtype=np.float32),
-        "weight": np.array([[1, 0, -1], [0, 3, 0]], dtype=np.float32),
-        "bias": np.array([0.25, -1], dtype=np.float32),
-        "thresholds": np.array([0.3, 0.6], dtype=np.float32),
-    }
-    return Delta(**(parts | changes))
+    matrices = {"base_scale": np.array([0.5, 2]), "weight": np.array([[1, 0, -1], [0, 3, 0]])}
+    columns = {"bias": np.array([0.25, -1]), "thresholds": np.array([0.3, 0.6])}
+    return Delta(**{"tags": ("cat", "dog"), **matrices, **columns, **changes})
 
 
 def test_log_odds_are_scaled_ones_plus_a_linear_model_of_the_image() -> None:

@@ -15,7 +15,6 @@ from support.http_server import HttpServer, Reply, Request
 
 from ram_backend.errors import CheckpointError, DownloadError
 from ram_backend.models.hub import RELEASES, Release, pull
-from ram_backend.models.importing import import_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILE = "ram_swin_large_14m.pth"
@@ -77,11 +76,9 @@ def test_a_pull_makes_the_bundle_that_an_import_would(hub: Hub, target: dict[str
     assert origin["weights"] == f"{hub.url}{WEIGHTS}"
     assert origin["etag"] == bundle.manifest["provenance"]["sources"]["checkpoint"]["sha256"]
     assert not list(target["cache_dir"].rglob("*.pth"))
-    thresholds, source = tmp_path / "thresholds.txt", tmp_path / "source"
+    thresholds = tmp_path / "thresholds.txt"
     thresholds.write_bytes(hub.files["/data/thresholds.txt"])
-    options = {"thresholds": thresholds, "bundles_dir": tmp_path / "bundles", "image_size": tiny.IMAGE}
-    imported = import_checkpoint(source / "ram.pth", source / "tags.txt", name="imported", **options)  # type: ignore[arg-type]
-    assert imported.digest == bundle.digest
+    assert tiny.loaded(tmp_path / "source", "ram", thresholds=thresholds).digest == bundle.digest
 
 
 @pytest.mark.parametrize("stalls", [0, 8], ids=["by itself", "when asked again"])

@@ -5,8 +5,6 @@ these tests are in test_torch_network.py and test_importing.py.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,43 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from models import reference
+from models import reference, tiny
 from PIL import Image
 
-from ram_backend.models.bundle import Bundle, open_bundle
+from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network, load_network
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
-MODELS = ["ram", "ram_plus", "tag2text"]
 TOLERANCE = 1e-4
 THREADS = 2
-
-IMPORT = """
-import json, sys, threading, time
-from pathlib import Path
-from ram_backend.models.importing import import_checkpoint
-
-def anonymous():
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
-
-peak, done = [0], threading.Event()
-def watch():
-    while not done.is_set():
-        peak[0] = max(peak[0], anonymous())
-        time.sleep(0.002)
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-file, tags, thresholds, folder = sys.argv[1:]
-bundle = import_checkpoint(Path(file), Path(tags), thresholds=Path(thresholds) if thresholds else None, name="full",
-                           bundles_dir=Path(folder))
-done.set()
-watcher.join()
-print(json.dumps({"path": str(bundle.path), "peak": peak[0]}))
-"""
 
 
 @dataclass
@@ -61,7 +32,7 @@ class Full:
     folder: Path
     salt: str
     bundle: Bundle
-    peak: int
+    memory: int
     expected: dict[str, np.ndarray]
 
     @cached_property
@@ -87,31 +58,19 @@ class Full:
         return self.network.logits(self.tokens, self.network.select(range(len(self.bundle.vocabulary))))
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=tiny.KINDS)
 def full(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Full]:
     model: str = request.param
-    folder, files = shared / "ram-reference", shared / "ram-files"
-    salt, tensors = reference.read_manifest(folder / f"manifest.{model}.json")
-    work = tmp_path_factory.mktemp(model)
-    tensors = {key: entry for key, entry in tensors.items() if not reference.is_caption_key(key)}  # a gigabyte
-    weights = reference.state_dict(tensors, salt)
-    torch.save({"model": weights, "optimizer": {"state": {}}, "config": {}, "epoch": 1}, work / "file.pth")
-    del weights
-    tags = files / ("tag2text_ori_tag_list.txt" if model == "tag2text" else "ram_tag_list.txt")
-    thresholds = "" if model == "tag2text" else files / "ram_tag_list_threshold.txt"
-    arguments = [sys.executable, "-c", IMPORT, work / "file.pth", tags, thresholds, work / "bundles"]
-    told = json.loads(subprocess.run(map(str, arguments), check=True, capture_output=True, text=True).stdout)
-    (work / "file.pth").unlink()
+    folder = shared / "ram-reference"
     with np.load(folder / f"expected.{model}.npz") as arrays:
         expected = dict(arrays)
-    yield Full(model, folder, salt, open_bundle(Path(told["path"])), told["peak"], expected)
-    for file in (work / "bundles" / "full").iterdir():
-        file.unlink()
+    with reference.full_size(shared, model, tmp_path_factory.mktemp(model), captions=False) as (bundle, salt, memory):
+        yield Full(model, folder, salt, bundle, memory, expected)
 
 
 def test_importing_needs_less_than_half_as_much_again_as_the_kept_weights(full: Full) -> None:
     kept = sum(entry["bytes"] for name, entry in full.bundle.manifest["files"].items() if "safetensors" in name)
-    assert full.peak < 1.5 * kept
+    assert full.memory < 1.5 * kept
 
 
 def test_logits_and_decisions_of_every_image_and_tag(full: Full) -> None:

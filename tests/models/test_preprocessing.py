@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,17 +24,12 @@ def photo(width: int = 90, height: int = 61, mode: str = "RGB") -> Image.Image:
 def test_squash_is_what_torchvision_does_to_a_pil_image(mode: str, size: tuple[int, int]) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
     image = photo(*size, mode="RGBA").convert(mode)
-    official = transforms.Compose(
-        [
-            transforms.Resize((48, 48)),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
-        ]
-    )
+    steps = transforms.Resize((48, 48)), transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)
     pixels = RAM(image)
     assert pixels.shape == (3, 48, 48)
     assert pixels.dtype == np.float32
-    np.testing.assert_allclose(pixels, official(image.convert("RGB")).numpy(), atol=1e-6, rtol=0)
+    official = transforms.Compose(steps)(image.convert("RGB")).numpy()
+    np.testing.assert_allclose(pixels, official, atol=1e-6, rtol=0)
 
 
 def test_ram_drops_alpha_and_ignores_exif(tmp_path: Path) -> None:
@@ -59,15 +55,9 @@ def test_crop_keeps_the_aspect_ratio_and_the_centre() -> None:
 
 def test_the_id_names_every_number() -> None:
     assert RAM.id == Preprocessing(size=48).id
-    others = [
-        replace(RAM, size=49),
-        replace(RAM, resize="crop"),
-        replace(RAM, interpolation="bicubic"),
-        replace(RAM, mean=(0.5, 0.5, 0.5)),
-        replace(RAM, exif_orientation=True),
-        replace(RAM, alpha="white"),
-    ]
-    assert len({RAM.id, *(other.id for other in others)}) == 7
+    changes: dict[str, Any] = {"size": 49, "resize": "crop", "interpolation": "bicubic", "mean": (0.5, 0.5, 0.5)}
+    changes |= {"exif_orientation": True, "alpha": "white"}
+    assert len({RAM.id, *(replace(RAM, **{name: value}).id for name, value in changes.items())}) == 7
     crop = replace(RAM, resize="crop", mean=(0.5, 0.5, 0.5), alpha="white")
     assert Preprocessing(**json.loads(json.dumps(asdict(crop)))).id == crop.id
     assert Preprocessing(size=384).id == "squash384-187d1366"  # in cache keys of installations: must never change

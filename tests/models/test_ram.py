@@ -1,8 +1,8 @@
 """The networks against stored numbers of the authors' code, and their use in training.
 
-`official_small.npz` is the authors' forward pass on the networks of `tiny.py`; at full size, that pass gives the
-published reference numbers within 2e-5. `official_head.npz` is a part of the published numbers themselves: the image
-tokens of one photo and the logits of the first 40 tags.
+`official_small.npz` is the authors' forward pass on the networks of `tiny.py`, whose logits release 0147a08 gave, too;
+at full size, that pass gives the published reference numbers within 2e-5. `official_head.npz` is a part of the
+published numbers themselves: the image tokens of one photo and the logits of the first 40 tags.
 """
 
 import numpy as np

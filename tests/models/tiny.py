@@ -1,5 +1,6 @@
 """Official-looking weight files of a few hundred kilobytes: the official key names, small widths, drawn values."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,24 +125,28 @@ def captioning_state(kind: str) -> dict[str, Tensor]:
     return {key: value for key, value in state_dict(kind).items() if not reference.is_caption_key(key)} | captioner
 
 
-def write(folder: Path, kind: str, state: dict[str, Tensor] | None = None, **others: Any) -> tuple[Path, Path]:
+def write(
+    folder: Path, kind: str, state: dict[str, Tensor] | None = None, names: Sequence[str] = TAGS, **others: Any
+) -> tuple[Path, Path]:
     """Writes a weight file as the authors' trainer does, and its tag list; gives both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     file, tags = folder / f"{kind}.pth", folder / "tags.txt"
     torch.save({"model": state_dict(kind) if state is None else state, "epoch": 3, **others}, file)
-    tags.write_text("\n".join(TAGS))
+    tags.write_text("\n".join(names))
     return file, tags
 
 
-def imported(folder: Path, kind: str, state: dict[str, Tensor] | None = None) -> Bundle:
-    """The bundle of a tiny file."""
-    file, tags = write(folder, kind, state)
-    return import_checkpoint(file, tags, name=kind, bundles_dir=folder / "bundles", **options(kind))
+def imported(folder: Path, kind: str, state: dict[str, Tensor] | None = None, **options: Any) -> Bundle:
+    """The bundle of a tiny file, with other options of its import."""
+    write(folder, kind, state)
+    return loaded(folder, kind, **options)
 
 
-def options(kind: str) -> dict[str, Any]:
-    """What the import of a tiny file needs to be told: the authors' own numbers are the defaults."""
-    return {"image_size": IMAGE, "descriptions": EACH if kind == "ram_plus" else None}
+def loaded(folder: Path, kind: str, **options: Any) -> Bundle:
+    """The bundle of the file that was written to a folder; the authors' own numbers are the defaults of an import."""
+    numbers = {"image_size": IMAGE, "descriptions": EACH if kind == "ram_plus" else None}
+    known = {"name": kind, "bundles_dir": folder / "bundles", **numbers, **options}
+    return import_checkpoint(folder / f"{kind}.pth", folder / "tags.txt", **known)
 
 
 def images(count: int = 2, salt: str = "tiny:") -> Tensor:

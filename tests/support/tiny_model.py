@@ -5,7 +5,7 @@ import io
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -42,10 +42,7 @@ def tiny_bundle(name: str = "colours") -> Bundle:
             ),
             preprocessing=Preprocessing(size=4, mean=(0, 0, 0), std=(1, 1, 1)),
             calibration=Calibration(
-                slope=np.full(3, 4, dtype=np.float32),
-                offset=np.full(3, -2, dtype=np.float32),
-                new_slope=4,
-                new_offset=-2,
+                np.full(3, 4, dtype=np.float32), np.full(3, -2, dtype=np.float32), new_slope=4, new_offset=-2
             ),
             text_encoder="colour-words",
             new_tag_threshold=0.5,
@@ -131,5 +128,4 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def colours(bias: float, threshold: float = 0.5) -> Delta:
-    made = delta(bias, ("red", "turquoise"))
-    return replace(made, weight=0 * made.weight, thresholds=np.full(2, threshold, dtype=np.float32))
+    return delta(bias, ("red", "turquoise"), weight=np.zeros((2, 3)), thresholds=np.full(2, threshold))

@@ -22,15 +22,10 @@ ACCEPT = {"outcome": "accept", "reason": "mAP rose from 0.50 to 0.60", "figures"
 REJECT = {"outcome": "reject", "reason": "mAP fell from 0.50 to 0.40", "figures": {}}
 
 
-def delta(bias: float = 0.0, tags: tuple[str, ...] = ("red", "green"), width: int = 3) -> Delta:
-    count = len(tags)
-    return Delta(
-        tags=tags,
-        base_scale=np.ones(count, dtype=np.float32),
-        weight=np.full((count, width), 0.25, dtype=np.float32),
-        bias=np.full(count, bias, dtype=np.float32),
-        thresholds=np.full(count, 0.5, dtype=np.float32),
-    )
+def delta(bias: float = 0.0, tags: tuple[str, ...] = ("red", "green"), width: int = 3, **changes: Any) -> Delta:
+    ones = np.ones(len(tags))
+    weight = np.full((len(tags), width), 0.25)
+    return Delta(tags, **{"base_scale": ones, "weight": weight, "bias": bias * ones, "thresholds": ones / 2, **changes})
 
 
 def lineage(parent: str | None = None, **changes: Any) -> Lineage:

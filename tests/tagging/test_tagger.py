@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import tiny_model
+from support.versions import delta
 
 from ram_backend.errors import TextEncoderUnavailable, VersionDamaged, VocabularyError
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
-from ram_backend.models.delta import Delta
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.tagging.subset import resolve_subset, tag_embeddings, whole_vocabulary
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
@@ -22,6 +22,7 @@ from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 LABELS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=np.float32)
 TOKENS = np.random.default_rng(0).random((6, 1, 3)).astype(np.float32)
+DELTA = delta(1.0, ("green", "teal"), base_scale=np.full(2, 0.5), thresholds=np.full(2, 0.25))
 
 
 class ColourNetwork(tiny_model.ColourNetwork):
@@ -63,18 +64,6 @@ def sigmoid(value: float) -> float:
 
 def tagger(bundle: Bundle, names: list[str], **options: Any) -> Tagger:
     return Tagger(bundle, ColourNetwork(), resolve_subset(bundle, names), **options)
-
-
-def delta(tags: tuple[str, ...] = ("green", "teal"), width: int = 3) -> Delta:
-    drawn = np.random.default_rng(7)
-    count = len(tags)
-    return Delta(
-        tags,
-        base_scale=np.full(count, 0.5, dtype=np.float32),
-        weight=drawn.normal(size=(count, width)).astype(np.float32),
-        bias=np.arange(count, dtype=np.float32) + 1,
-        thresholds=np.full(count, 0.25, dtype=np.float32),
-    )
 
 
 def test_columns_are_the_asked_tags_in_their_order(bundle: Bundle) -> None:
@@ -147,23 +136,23 @@ def test_tokens_are_rounded_only_where_asked_and_the_version_says_so(bundle: Bun
 
 
 def test_named_tags_get_the_deltas_logits_and_scores(bundle: Bundle) -> None:
-    plain, changed = tagger(bundle, ["red", "green"]), tagger(bundle, ["red", "green"], delta=delta())
+    plain, changed = tagger(bundle, ["red", "green"]), tagger(bundle, ["red", "green"], delta=DELTA)
     z = 2 * TOKENS[:, 0, 1] - 1  # the bundle's calibrated log-odds of green
-    logits = 0.5 * z + TOKENS[:, 0] @ delta().weight[0] + 1
+    logits = 0.5 * z + TOKENS[:, 0] @ DELTA.weight[0] + 1
     found = changed.score(TOKENS)
     assert found.log_odds[:, 1] == pytest.approx(logits, abs=1e-6)
     assert found.scores == pytest.approx(1 / (1 + np.exp(-found.log_odds)), abs=1e-6)
-    assert tagger(bundle, ["red", "green", "blue"], delta=delta()).thresholds == pytest.approx([0.6, 0.25, 0.7])
+    assert tagger(bundle, ["red", "green", "blue"], delta=DELTA).thresholds == pytest.approx([0.6, 0.25, 0.7])
     assert np.abs(found.scores[:, 1] - plain.score(TOKENS).scores[:, 1]).max() > 0.05
 
 
 def test_other_tags_stay_as_they_are_bit_by_bit(bundle: Bundle) -> None:
     names = ["blue", "red", "green", "red"]
-    before, after = (tagger(bundle, names, delta=change).score(TOKENS) for change in (None, delta()))
+    before, after = (tagger(bundle, names, delta=change).score(TOKENS) for change in (None, DELTA))
     kept = [0, 1, 3]
     assert after.log_odds[:, kept].tobytes() == before.log_odds[:, kept].tobytes()
     assert after.scores[:, kept].tobytes() == before.scores[:, kept].tobytes()
-    nothing = tagger(bundle, names, delta=delta(("teal", "pink"))).score(TOKENS)
+    nothing = tagger(bundle, names, delta=delta(tags=("teal", "pink"))).score(TOKENS)
     assert nothing.scores.tobytes() == before.scores.tobytes()
 
 
@@ -171,7 +160,7 @@ def test_the_version_is_part_of_the_name_only_where_there_is_one(bundle: Bundle)
     names = ["red", "blue"]  # none of them in the delta: thresholds stay
     plain = tagger(bundle, names).model_version
     assert tagger(bundle, names, version=None).model_version == plain
-    versions = {tagger(bundle, names, delta=delta(), version=digit * 64).model_version for digit in "ab"}
+    versions = {tagger(bundle, names, delta=DELTA, version=digit * 64).model_version for digit in "ab"}
     assert len(versions | {plain}) == 3
     assert plain == "colours-feddd96bdb35", "names given before there were versions stay"
 
@@ -190,5 +179,4 @@ def test_texts_of_tags_as_numbers(bundle: Bundle, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(LabelEmbeddings, "open", classmethod(lambda cls, path: labels))
     encoder = SimpleNamespace(id="words", dim=2, embed=lambda texts: np.array([[0, 7]], dtype=np.float32))
     found = tag_embeddings(bundle, resolve_subset(bundle, ["green", "teal", "red"], cast(Any, encoder)))
-    assert found is not None
     assert found == pytest.approx(np.array([[0, 1], [0, 1], [1, 0]]))

@@ -33,7 +33,9 @@ def fitted(z: np.ndarray, u: np.ndarray, labels: np.ndarray, counts: np.ndarray 
     return fit_tag_calibrations(z, u, labels, counts, fit_pooled_prior(z, u, labels, counts)[0])
 
 
-def test_coefficients_are_recovered_where_there_are_many_images() -> None:
+@pytest.mark.parametrize("pairs", [recalibration.PAIRS_AT_ONCE, 8000])
+def test_coefficients_are_recovered_where_there_are_many_images(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recalibration, "PAIRS_AT_ONCE", pairs)
     residual_scale, offset = [1, 1.5, 0.5, 2], [-1, -2, 0, -0.5]
     scale, shift = fitted(*drawn(4000, [1] * 4, residual_scale, offset))
     assert scale == pytest.approx(residual_scale, abs=0.15)
@@ -56,15 +58,6 @@ def test_a_recipe_that_says_nothing_gets_no_weight() -> None:
     assert np.all(fitted(z, -10 * (labels - 0.5), labels)[0] >= 0), "never against what was learned"
 
 
-def test_many_tags_are_fitted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    z, u, labels = drawn(200, [0.5] * 12, [1] * 12, [-1] * 12)
-    whole_scale, whole_shift = fitted(z, u, labels)
-    monkeypatch.setattr(recalibration, "PAIRS_AT_ONCE", 1000)
-    scale, shift = fitted(z, u, labels)
-    assert scale == pytest.approx(whole_scale, abs=0.2)
-    assert shift == pytest.approx(whole_shift, abs=0.5)
-
-
 def test_evidence_is_alike_for_all_known_pairs_of_a_tag() -> None:
     labels = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1]], dtype=bool)
     weights = np.array([[1, 0.05, 0.8], [0.5, 0.05, 1], [0, 0.05, 0]], dtype=np.float32)
@@ -72,15 +65,11 @@ def test_evidence_is_alike_for_all_known_pairs_of_a_tag() -> None:
     assert pair_weights(labels, weights) == pytest.approx(expected)
 
 
-def test_only_tags_with_clear_evidence_are_moved_and_less_than_they_seem() -> None:
+def test_offsets_are_smaller_than_they_seem_and_0_without_evidence() -> None:
     z, _, labels = drawn(200, [1] * 12, [0] * 12, [-2, 2, *[0] * 10])
-    counts = np.ones(labels.shape)
-    offset = fit_offsets(z, labels, counts)
+    offset = fit_offsets(z, labels, np.ones(labels.shape))
     assert -2 < offset[0] < -1 < 1 < offset[1] < 2
-    assert np.count_nonzero(offset[2:]) <= 3
-    few = fit_offsets(z[:4], labels[:4], counts[:4])
-    assert np.abs(few).max() < np.abs(offset).max()
-    assert not fit_offsets(z, labels, 0 * counts).any()
+    assert not fit_offsets(z, labels, np.zeros(labels.shape)).any()
 
 
 def test_the_curve_of_a_bundle_without_calibration_is_found_within_bounds() -> None:

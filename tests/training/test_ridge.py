@@ -3,12 +3,7 @@
 import numpy as np
 import pytest
 
-from ram_backend.training.ridge import (
-    SPREAD_FLOOR,
-    KernelEigen,
-    smoothing_matrix,
-    standardised_targets,
-)
+from ram_backend.training.ridge import SPREAD_FLOOR, KernelEigen, smoothing_matrix, standardised_targets
 
 
 def drawn(images: int, width: int, tags: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,8 +9,11 @@ from ram_backend.errors import BundleDamaged, SettingsError, VocabularyError
 from ram_backend.models.bundle import Bundle, file_sha256, open_bundle
 from ram_backend.models.network import load_network
 from ram_backend.models.starter import install as starter_module
+from ram_backend.models.starter.components import PriorTags, background_evidence, background_stats, class_weights
 from ram_backend.models.starter.install import PACKAGED, install_starter
 from ram_backend.models.starter.network import StarterNetwork
+from starter.build import largest_classes
+from starter.imagenet import CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +25,15 @@ def test_a_vocabulary_tag_and_its_own_embedding_agree_in_the_head(bundle: Bundle
     network = load_network(bundle, threads=1)
     assert isinstance(network, StarterNetwork)
     row = bundle.vocabulary.find("dog")
-    assert row is not None
     known, new = network.select([row]), network.select([network._labels.of(row)])
     np.testing.assert_allclose(known.hidden, new.hidden, atol=1e-5)
     assert not np.allclose(known.mixing, new.mixing)  # training knows the row, not the text
     for wrong, said in ((len(bundle.vocabulary), "no tag"), (np.zeros((1, 5), dtype=np.float32), "384")):
         with pytest.raises(VocabularyError, match=said):
             network.select([wrong])
-
-
-def test_other_devices_and_precisions_are_refused(bundle: Bundle) -> None:
-    with pytest.raises(SettingsError, match="CPU"):
-        load_network(bundle, device="cuda")
-    with pytest.raises(SettingsError, match="fp32"):
-        load_network(bundle, precision="bf16")
+    for options, said in (({"device": "cuda"}, "CPU"), ({"precision": "bf16"}, "fp32")):
+        with pytest.raises(SettingsError, match=said):
+            load_network(bundle, **options)
 
 
 def test_other_encoder_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +56,19 @@ def test_what_ships_is_small_and_listed_in_its_card() -> None:
     lines = (PACKAGED / "training_images.txt").read_text(encoding="utf-8").splitlines()
     assert len({line.split()[0] for line in lines}) == len(lines) > 3000
     assert all([len(value) for value in line.split()] == [64, 16] for line in lines)
+
+
+def test_a_kind_of_the_tag_counts_more_than_a_similar_word() -> None:
+    rng = np.random.default_rng(2)
+    background = rng.dirichlet(np.full(CLASSES, 0.05), size=(40, 3)).astype(np.float32)
+    rows = rng.standard_normal((CLASSES, 16))
+    class_embeddings = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    weights = class_weights(class_embeddings[[10, 10]], [[20, 21], []], class_embeddings)
+    tags = PriorTags(weights, *background_stats(weights, background_evidence(*largest_classes(background))))
+    assert tags.weights[0, 20] >= 1 > tags.weights[0, 10] > tags.weights[0, 30]
+    assert tags.weights[1].argmax() == 10
+    evidence = np.full((2, 3, CLASSES), 1e-5, dtype=np.float32)
+    evidence[0, :, 21] = 0.5
+    scores = tags.scores(evidence)
+    assert scores[0, 0] > scores[1, 0] + 1
+    assert scores[0, 1] == pytest.approx(scores[1, 1], abs=0.5)
