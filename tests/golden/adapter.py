@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from golden import cases
-from models import tiny
-from models.test_ram import build
 from numpy.typing import NDArray
 from PIL import Image
-from support.training_sets import training_set
+from support.training_sets import simulated
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
@@ -39,16 +35,9 @@ def starter_logits(data_dir: Path, photos: Sequence[Path]) -> tuple[list[str], N
     return names, tagger.tag([Image.open(path).convert("RGB") for path in photos]).logits
 
 
-def tiny_logits(kind: str) -> NDArray[np.float32]:
-    """Logits of a small network of one of RAM's kinds with drawn weights, for drawn images."""
-    network, labels = build(kind)
-    with torch.no_grad():
-        return np.asarray(network(network.encoder(tiny.images(3)), labels).numpy())
-
-
 def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
     """Outcome and figures of a simulated project's round: refusal or fit, verdict."""
-    photos = training_set(**cases.simulated(seed, images, shuffled))
+    photos = simulated(seed, images, shuffled=shuffled)
     verdict = refuse_before_fitting(photos, seed)
     if verdict is None:
         candidate = fit_candidate(photos, seed=seed)

@@ -14,33 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 from support.processes import running, url_in
 
 HERE = Path(__file__).parent
 PAYLOADS = HERE.parent / "contract" / "payloads"
 PHOTOS = HERE.parents[1] / "ram_backend" / "demo" / "photos"
 SHOWN_PHOTOS = ("astronaut.jpg", "chelsea_cat.jpg", "coffee_cup.jpg", "giraffes.jpg")
-KINDS = ("ram", "ram_plus", "tag2text")
 ROUNDS = tuple((seed, images, shuffled) for seed in range(4) for images in (60, 240) for shuffled in (False, True))
 """Simulated rounds of the gate: seed of the project, corrected images, whether the labels are shuffled."""
 
 
 def recorded(name: str) -> Any:
     return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def simulated(seed: int, images: int, shuffled: bool, tags: int = 12, width: int = 24) -> dict[str, Any]:
-    """A project of random features, whose truth is linear in them and known to the bundle in part."""
-    random = np.random.default_rng(seed)
-    features = random.normal(size=(images, width))
-    truth = features @ random.normal(size=(width, tags)) / np.sqrt(width)
-    labels = truth + 0.2 * random.normal(size=truth.shape) > 0.8
-    base = 1.5 * truth + 2.0 * features @ random.normal(size=(width, tags)) / np.sqrt(width) - 2.0
-    if shuffled:
-        labels = labels[random.permutation(images)]
-    weights = np.where(labels, 1.0, 0.5).astype(np.float32)
-    return {"features": features, "base": base, "labels": labels, "seed": seed, "weights": weights}
 
 
 def predict_requests() -> dict[str, dict[str, Any]]:

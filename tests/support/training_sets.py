@@ -27,3 +27,19 @@ def training_set(features: Any, base: Any, labels: Any, *, seed: int = 0, **chan
         "add_costs": np.ones_like(half),
     }
     return TrainingSet(**fields | changes)
+
+
+def simulated(seed: int, images: int, *, shuffled: bool = False, tags: int = 12, level: float = 0.8) -> TrainingSet:
+    """Random features; the truth, above a level, is linear in them and known to the bundle in part.
+
+    Shuffled: corrections of somebody who labelled other images.
+    """
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(images, 24))
+    truth = features @ random.normal(size=(24, tags)) / np.sqrt(24)
+    labels = truth + 0.2 * random.normal(size=truth.shape) > level
+    base = 1.5 * truth + 2.0 * features @ random.normal(size=(24, tags)) / np.sqrt(24) - 2.0
+    if shuffled:
+        labels = labels[random.permutation(images)]
+    weights = np.where(labels, 1.0, 0.5).astype(np.float32)
+    return training_set(features, base, labels, seed=seed, weights=weights)
