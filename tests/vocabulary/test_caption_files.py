@@ -13,24 +13,22 @@ from ram_backend.vocabulary.caption_files import read_captions
 PAIRS = [("a.jpg", ["A dog.", "A brown dog."]), ("b.jpg", ["Two cats, no dogs."])]
 
 
-def _write(path: Path) -> None:
-    lines = [{"file": image, "caption": caption} for image, captions in PAIRS for caption in captions]
-    if path.suffix == ".jsonl":
-        path.write_text("\n".join(json.dumps({"image": image, "captions": texts}) for image, texts in PAIRS))
-    elif path.suffix == ".csv":
-        path.write_text("file,caption\n" + "".join(f'{line["file"]},"{line["caption"]}"\n' for line in lines))
-    elif path.name == "coco.json":
-        images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}]
-        ids = {"a.jpg": 7, "b.jpg": 8}
-        annotations = [{"image_id": ids[line["file"]], "caption": line["caption"]} for line in lines]
-        path.write_text(json.dumps({"images": images, "annotations": annotations}))
-    else:
-        path.write_text(json.dumps(lines))
+LINES = [{"file": image, "caption": caption} for image, captions in PAIRS for caption in captions]
+COCO = {
+    "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}],
+    "annotations": [{"image_id": 7 + (each["file"] == "b.jpg"), "caption": each["caption"]} for each in LINES],
+}
+FILES = {
+    "pairs.jsonl": "\n".join(json.dumps({"image": image, "captions": captions}) for image, captions in PAIRS),
+    "pairs.csv": "file,caption\n" + "".join(f'{each["file"]},"{each["caption"]}"\n' for each in LINES),
+    "coco.json": json.dumps(COCO),
+    "list.json": json.dumps(LINES),
+}
 
 
-@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.csv", "coco.json", "list.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_each_format_gives_the_same_pairs(tmp_path: Path, name: str) -> None:
-    _write(tmp_path / name)
+    (tmp_path / name).write_text(FILES[name])
     assert list(read_captions(tmp_path / name)) == PAIRS
 
 

@@ -13,12 +13,7 @@ from safetensors.torch import save_file
 from ram_backend.errors import TextEncoderUnavailable
 from ram_backend.settings import load_settings
 from ram_backend.vocabulary import clip_text
-from ram_backend.vocabulary.clip_text import (
-    MODEL,
-    ClipTextEncoder,
-    build_text_tower,
-    load_clip_text_encoder,
-)
+from ram_backend.vocabulary.clip_text import MODEL, ClipTextEncoder, build_text_tower, load_clip_text_encoder
 from ram_backend.vocabulary.embeddings import open_text_encoder
 from ram_backend.vocabulary.prompts import prompts
 
@@ -45,16 +40,12 @@ def encoder(config: dict[str, Any] = SMALL) -> ClipTextEncoder:
     return ClipTextEncoder(tower(config), open_clip.get_tokenizer(MODEL))
 
 
-def unit(rows: torch.Tensor) -> np.ndarray[Any, Any]:
-    return (rows / rows.norm(dim=-1, keepdim=True)).detach().numpy()
-
-
 def test_sentences_are_encoded_as_by_the_whole_clip_with_the_quick_gelu() -> None:
     vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
     whole = open_clip.model.CLIP(**SMALL, vision_cfg=vision).eval()
     whole.load_state_dict(tower().state_dict(), strict=False)
     with torch.inference_mode():
-        expected = unit(whole.encode_text(open_clip.get_tokenizer(MODEL)(SENTENCES)))
+        expected = torch.nn.functional.normalize(whole.encode_text(open_clip.get_tokenizer(MODEL)(SENTENCES)))
     rows = encoder().embed_sentences(SENTENCES)
     np.testing.assert_allclose(rows, expected, atol=1e-5)
     alone = np.concatenate([encoder().embed_sentences([sentence]) for sentence in SENTENCES])  # without the padding
@@ -93,28 +84,27 @@ def small_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clip, "get_model_config", {"ViT-B-16-quickgelu": SMALL}.__getitem__)
 
 
-def saved(folder: Path, kind: str, state: dict[str, torch.Tensor]) -> Path:
-    extra = {"visual.conv1.weight": torch.ones(2, 2), "logit_scale": torch.tensor(4.6)}
-    path = folder / f"weights.{'safetensors' if kind == 'safetensors' else 'pt'}"
+def saved(path: Path, kind: str = "safetensors", state: dict[str, torch.Tensor] | None = None) -> Path:
+    """A file of weights, by default those of `tower()`, beside others that a whole CLIP has."""
+    state = state or dict(tower().state_dict())
+    whole = state | {"visual.conv1.weight": torch.ones(2, 2), "logit_scale": torch.tensor(4.6)}
     if kind == "safetensors":
-        save_file({key: value.contiguous() for key, value in {**state, **extra}.items()}, path)
+        save_file({key: value.contiguous() for key, value in whole.items()}, path)
     elif kind == "state_dict":
-        torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in {**state, **extra}.items()}}, path)
-    elif kind == "prefixed":
-        torch.save({f"text.{key}": value for key, value in state.items()} | extra, path)
+        torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in whole.items()}}, path)
     else:
-        torch.save({**state, **extra}, path)
+        prefix = "text." if kind == "prefixed" else ""
+        torch.save({(prefix if key in state else "") + key: value for key, value in whole.items()}, path)
     return path
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "plain", "state_dict", "prefixed"])
 def test_local_weights_are_read_from_every_format(kind: str, tmp_path: Path) -> None:
-    state = dict(tower().state_dict())
-    loaded = load_clip_text_encoder(saved(tmp_path, kind, state), device="cpu")
+    loaded = load_clip_text_encoder(saved(tmp_path / f"weights.{kind}", kind), device="cpu")
     assert loaded.id == encoder().id
     np.testing.assert_allclose(loaded.embed(["dog"]), encoder().embed(["dog"]), atol=1e-6)
     assert not any("visual" in name for name, _ in loaded._tower.named_parameters())
-    half = saved(tmp_path, kind, {key: value.half() for key, value in state.items()})
+    half = saved(tmp_path / f"half.{kind}", kind, {key: value.half() for key, value in tower().state_dict().items()})
     rows = load_clip_text_encoder(half, device="cpu").embed(["dog"])
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows, encoder().embed(["dog"]), atol=2e-2)
@@ -133,7 +123,7 @@ def test_local_weights_are_read_from_every_format(kind: str, tmp_path: Path) -> 
 )
 def test_weights_that_do_not_fit_are_named(name: str, value: torch.Tensor | None, said: str, tmp_path: Path) -> None:
     changed = {**tower().state_dict(), name: value}
-    path = saved(tmp_path, "plain", {key: part for key, part in changed.items() if part is not None})
+    path = saved(tmp_path / "weights", "plain", {key: part for key, part in changed.items() if part is not None})
     with pytest.raises(TextEncoderUnavailable, match=said) as raised:
         load_clip_text_encoder(path, device="cpu")
     message = str(raised.value)
@@ -143,22 +133,18 @@ def test_weights_that_do_not_fit_are_named(name: str, value: torch.Tensor | None
 
 
 class Evil:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
     def __reduce__(self) -> tuple[Any, Any]:
-        return Path.touch, (self.path,)
+        return Path.touch, (Path("ran"),)
 
 
-def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "evil.pt"
-    torch.save({"text_projection": Evil(tmp_path / "ran")}, path)
-    with pytest.raises(TextEncoderUnavailable, match=r"evil\.pt can't be read"):
-        load_clip_text_encoder(path, device="cpu")
-    path.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    with pytest.raises(TextEncoderUnavailable, match=r"evil\.pt can't be read"):
-        load_clip_text_encoder(path, device="cpu")
-    assert not (tmp_path / "ran").exists()
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"text_projection": Evil()}, "zipped.pt")
+    Path("plain.pt").write_bytes(pickle.dumps(Evil()))
+    for name in ("zipped.pt", "plain.pt"):
+        with pytest.raises(TextEncoderUnavailable, match=rf"{name} can't be read"):
+            load_clip_text_encoder(tmp_path / name, device="cpu")
+    assert not Path("ran").exists()
 
 
 class Scripted(torch.nn.Module):
@@ -180,7 +166,7 @@ def test_an_archive_that_holds_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_the_hub_s_file_will_do(tmp_path: Path) -> None:
-    saved(tmp_path, "safetensors", dict(tower().state_dict())).rename(tmp_path / "open_clip_model.safetensors")
+    saved(tmp_path / "open_clip_model.safetensors")
     assert load_clip_text_encoder(tmp_path, device="cpu").id == encoder().id
     with pytest.raises(TextEncoderUnavailable, match=r"absent\.pt is neither a file nor a folder with one"):
         open_text_encoder("clip-vit-b-16", load_settings(clip_weights=tmp_path / "absent.pt"))
@@ -208,18 +194,16 @@ def test_without_weights_and_network_the_remedy_is_one_line(monkeypatch: pytest.
 def test_what_was_fetched_before_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--timm--vit_base_patch16_clip_224.openai"
-    (repository / "refs").mkdir(parents=True)
+    for folder in ("refs", "snapshots/abc"):
+        (repository / folder).mkdir(parents=True)
     (repository / "refs" / "main").write_text("abc")
-    snapshot = repository / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    saved(snapshot, "safetensors", dict(tower().state_dict())).rename(snapshot / "open_clip_model.safetensors")
+    saved(repository / "snapshots" / "abc" / "open_clip_model.safetensors")
     monkeypatch.setattr(open_clip, "download_pretrained", lambda *_: pytest.fail("tried to download"))
     assert load_clip_text_encoder(None, device="cpu").id == encoder().id
 
 
 def test_open_text_encoder_takes_the_weights_of_the_settings(tmp_path: Path) -> None:
-    path = saved(tmp_path, "safetensors", dict(tower().state_dict()))
-    settings = load_settings(clip_weights=path, device="cpu")
+    settings = load_settings(clip_weights=saved(tmp_path / "weights.safetensors"), device="cpu")
     opened = open_text_encoder("clip-vit-b-16", settings)
     assert (opened.id, opened.dim) == (encoder().id, DIM)
     texts = ["dog", "my product name"]

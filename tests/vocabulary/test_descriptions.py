@@ -46,3 +46,10 @@ def test_a_malformed_file_is_refused_and_the_entry_named(data: object, words: li
     for word in (*words, str(path)):
         assert word in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.shared
+def test_the_authors_descriptions_are_51_each_of_200_tags(shared: Path) -> None:
+    descriptions = load_descriptions(shared / "ram-files" / "openimages_rare_200_llm_tag_descriptions.json")
+    assert [len(sentences) for sentences in descriptions.values()] == [51] * 200
+    assert next(iter(descriptions.values()))[0] == "a photo of a aerial photography."

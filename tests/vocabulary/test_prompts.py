@@ -25,15 +25,7 @@ def test_there_are_ram_s_63_sentences_of_which_58_begin_with_this_is() -> None:
     sentences = prompts("dog")
     assert len(sentences) == len(set(sentences)) == 63
     assert sum(sentence.startswith("This is ") for sentence in sentences) == 58
-    assert [sentence for sentence in sentences if not sentence.startswith("This is ")] == [
-        "There is a dog in the scene.",
-        "There is the dog in the scene.",
-        "itap of a dog.",
-        "itap of my dog.",
-        "itap of the dog.",
-    ]
-    assert all(sentence.count("dog") == 1 and "{" not in sentence for sentence in sentences)
-    assert "This is a close-up photo of a dog." in sentences
+    assert {"There is the dog in the scene.", "itap of my dog.", "This is a close-up photo of a dog."} < set(sentences)
     assert hashlib.sha256("\n".join(sentences).encode()).hexdigest().startswith("b8eec4a33150")
 
 
