@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from e2e.reading import confidences, tags
+from support.studio_api import newest
 
 from ram_backend.cli.servers import Account
 
@@ -130,7 +131,7 @@ class StudioPage:
 
 def agrees(seen: Seen, task: dict[str, Any]) -> None:
     """The page shows the newest prediction: each of its tags ticked, no other, each with its percentage."""
-    prediction = max(task["predictions"], key=lambda each: each["id"])
+    prediction = newest(task)
     assert sorted(seen.tags) == sorted(tags(prediction))
     assert seen.confidences == confidences(prediction)
     assert sorted(seen.confidences) == sorted(seen.tags)

@@ -9,12 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.server import choices_config
 from support.starter import lend
 from support.studio_api import StudioApi
 
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def label_config(name: str) -> str:
     return (REPOSITORY / "label_configs" / f"{name}.xml").read_text(encoding="utf-8")
+
+
+def confident_config(tags: Iterable[str], attributes: str = "") -> str:
+    """A label config of these tags, with a confidence each."""
+    lines = '<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/>'
+    return choices_config(*tags, attributes=attributes, more=lines)
 
 
 @contextmanager

@@ -3,13 +3,11 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 from e2e.browser import REST_MS, Readable, StudioPage
 from e2e.conftest import Installation, label_config
-from e2e.reading import photo, tags
 from e2e.round_trips import ROUND_TRIPS
 from support.processes import wait_until
 from support.studio_api import StudioApi
@@ -162,37 +160,3 @@ def correction(installation: Installation, project: int) -> dict[str, Any]:
     wait_until(lambda: installation.rows("corrections", "list", str(project)))
     (row,) = installation.rows("corrections", "list", str(project))
     return row
-
-
-def test_a_taxonomy_ticks_at_lower_scores_than_a_list_since_a_search_costs_more_than_a_click(
-    new_project: Callable[..., int], api: StudioApi, installation: Installation, photos: list[Path]
-) -> None:
-    choices = re.findall(r"<Choice .*?/>", label_config("choices_with_confidence"))
-    ticked: dict[str, dict[str, set[str]]] = {}
-    for control, extra in (("Choices", ' choice="multiple"'), ("Taxonomy", "")):
-        config = (
-            f'<View><Image name="image" value="$image"/><{control} name="tags" toName="image"{extra}>'
-            f"{''.join(choices)}</{control}></View>"
-        )
-        project = new_project(f"Cost of {control}", config, photos, installation.server.url)
-        api.retrieve(project)
-        ticked[control] = {photo(task): set(tags(task["predictions"][0])) for task in api.tasks(project)}
-    listed, searched = ticked["Choices"], ticked["Taxonomy"]
-    assert len(listed) == len(photos)
-    assert all(listed[name] <= searched[name] for name in listed)
-    assert sum(map(len, searched.values())) > sum(map(len, listed.values()))
-
-
-PAGES = {
-    "Repeater": '<Repeater on="$pages"><Image name="page_{{idx}}" value="$pages[{{idx}}].url"/><Choices'
-    ' name="tags_{{idx}}" toName="page_{{idx}}" choice="multiple"><Choice value="cat"/></Choices></Repeater>',
-    "valueList": '<Image name="image" valueList="$pages"/><Choices name="tags" toName="image" choice="multiple"'
-    ' perItem="true"><Choice value="cat"/></Choices>',
-}
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_pages_that_are_not_tagged_are_named_in_an_error(name: str, api: StudioApi, installation: Installation) -> None:
-    project = int(api.create_project(f"Pages {name}", f"<View>{PAGES[name]}</View>")["id"])
-    with pytest.raises(AssertionError, match=name):
-        api.connect(project, installation.server.url)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from e2e.browser import StudioPage, agrees
-from e2e.conftest import BACKEND_PORT, Installation, unset
+from e2e.conftest import BACKEND_PORT, Installation, confident_config, unset
 from e2e.reading import confidences, photo, tags
 from support.processes import wait_until
-from support.studio_api import StudioApi
+from support.studio_api import StudioApi, newest
 
 from ram_backend.cli.servers import Service
 
@@ -25,9 +25,6 @@ pytestmark = [pytest.mark.shared, pytest.mark.slow]
 SCENES = ("street", "bedroom", "living room", "bathroom", "kitchen", "dining room")
 CLICKED, LEFT, NONSENSE = 3, 40, 60
 FEW = 60
-CONFIG = """<View><Image name="image" value="$image"/>
-<Choices name="tags" toName="image" choice="multiple" showInline="true">{}</Choices>
-<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/></View>"""
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,7 @@ class Truth:
     paths: Mapping[str, Path]
 
     def config(self) -> str:
-        vocabulary = sorted({tag for own in self.tags.values() for tag in own})
-        return CONFIG.format("".join(f'<Choice value="{tag}"/>' for tag in vocabulary))
+        return confident_config(sorted({tag for own in self.tags.values() for tag in own}), 'showInline="true"')
 
 
 @pytest.fixture(scope="module")
@@ -131,20 +127,16 @@ class Annotated:
         (record,) = self.api.backends(self.id)
         self.api.call("POST", f"/api/ml/{record.id}/train", json={})
 
-    def predictions(self, task: int) -> dict[str, dict[str, Any]]:
-        """Model version -> prediction that is stored for a task."""
-        return {each["model_version"]: each for each in self.api.call("GET", f"/api/tasks/{task}")["predictions"]}
-
     def first_of(self, tasks: Sequence[dict[str, Any]], version: str) -> int:
         """The task whose prediction of a version has the lowest score."""
-        return min((self.predictions(task["id"])[version]["score"], task["id"]) for task in tasks)[1]
+        return min((self.api.predictions(task["id"])[version]["score"], task["id"]) for task in tasks)[1]
 
 
 def hits(project: Annotated, tasks: Sequence[dict[str, Any]], version: str) -> float:
     """F1 of the ticked tags of a version's stored predictions against the truth."""
     found = wanted = both = 0
     for task in tasks:
-        own, right = set(tags(project.predictions(task["id"])[version])), set(project.right(task))
+        own, right = set(tags(project.api.predictions(task["id"])[version])), set(project.right(task))
         found, wanted, both = found + len(own), wanted + len(right), both + len(own & right)
     return 2 * both / (found + wanted)
 
@@ -179,7 +171,7 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
 
     wait_until(lambda: project.version != first, 600)
     second = project.version
-    wait_until(lambda: all(second in project.predictions(task["id"]) for task in left), 600)
+    wait_until(lambda: all(second in api.predictions(task["id"]) for task in left), 600)
     before, after = hits(project, left, first), hits(project, left, second)
     assert after > before + 0.1, (before, after)
 
@@ -189,8 +181,7 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     seen = studio_page.open_stream(project.id)
     studio_page.screenshot("label-stream-second-version")
     stored = api.call("GET", f"/api/tasks/{seen.task}")
-    newest = max(stored["predictions"], key=lambda each: each["id"])
-    assert newest["model_version"] == second
+    assert newest(stored)["model_version"] == second
     agrees(seen, stored)
     assert seen.task == project.first_of(left, second)
 
@@ -198,7 +189,7 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     backend.installation.run("versions", "rollback", str(project.id), "base")
     wait_until(lambda: project.version == first, 600)
     locked, anew, *rest = sorted(left, key=lambda task: task["id"] != seen.task)  # Label Studio keeps what it served
-    stored = project.predictions(anew["id"])[first]
+    stored = api.predictions(anew["id"])[first]
     again = asked_anew(api, project, anew["id"])
     assert again["model_version"] == first
     assert again["score"] == pytest.approx(stored["score"], abs=1e-5)
@@ -218,7 +209,7 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     assert re.search(r"photos at random +\d+, \d\.\d\d -> \d\.\d\d edits each", shown), shown
     wait_until(lambda: project.version not in {first, second}, 600)
     third = project.version
-    wait_until(lambda: all(third in project.predictions(task["id"]) for task in unlabelled), 600)
+    wait_until(lambda: all(third in api.predictions(task["id"]) for task in unlabelled), 600)
     wait_until(lambda: api.call("GET", f"/api/projects/{project.id}")["model_version"] == third, 600)
     assert studio_page.begin_stream(project.id) == project.first_of(unlabelled, third)
 
@@ -240,7 +231,7 @@ def asked_anew(api: StudioApi, project: Annotated, task: int) -> dict[str, Any]:
     chosen = {"id": "delete_tasks_predictions", "project": project.id}
     api.call("POST", "/api/dm/actions", params=chosen, json={"selectedItems": {"all": False, "included": [task]}})
     api.retrieve(project.id, [task])
-    (now,) = project.predictions(task).values()
+    (now,) = api.predictions(task).values()
     return now
 
 

@@ -9,22 +9,14 @@ import pytest
 from e2e.conftest import Installation
 from e2e.reading import photo, tags
 from PIL import Image
+from support.server import choices_config
 from support.studio_api import StudioApi
 
 from ram_backend.demo import photo_paths
 from ram_backend.engine.review import ASKED, ORDER, REVIEW
 
-CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
-<Choice value="animal"/><Choice value="building"/></Choices></View>"""
-ANIMALS = {
-    "chelsea_cat",
-    "cow_in_pasture",
-    "german_shepherd_dog",
-    "giraffes",
-    "horses_on_hillside",
-    "kingfisher",
-    "moose",
-}
+ANIMALS = {"chelsea", "cow", "german", "giraffes", "horses", "kingfisher", "moose"}
+"""First words of the names of their photos."""
 FORGOTTEN = {"giraffes_1.jpg", "moose_1.jpg"}
 """Cuts of animals that the annotator left without the tag."""
 
@@ -46,18 +38,12 @@ def project(
                     (number * width, number * height, (number + 17) * width, (number + 17) * height)
                 )
             cut.resize((320, 240)).save(folder / f"{path.stem}_{number}.jpg")
-    made = new_project("Review", CONFIG, sorted(folder.iterdir()), installation.server.url)
+    config = choices_config("animal", "building")
+    made = new_project("Review", config, sorted(folder.iterdir()), installation.server.url)
     for task in api.tasks(made):
-        is_animal = photo(task).rpartition("_")[0] in ANIMALS and photo(task) not in FORGOTTEN
-        annotate(api, task["id"], ["animal"] if is_animal else [])
+        is_animal = photo(task).partition("_")[0] in ANIMALS and photo(task) not in FORGOTTEN
+        api.annotate(task, ["animal"] if is_animal else [])
     return made
-
-
-def annotate(api: StudioApi, task: int, chosen: list[str], prediction: int | None = None) -> None:
-    """What the page sends at Submit."""
-    item = {"id": "t", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": chosen}}
-    body = {"result": [item] if chosen else [], "parent_prediction": prediction, "lead_time": 2.5}
-    api.call("POST", f"/api/tasks/{task}/annotations", json=body)
 
 
 def queue(api: StudioApi, project: int) -> list[dict[str, Any]]:
@@ -86,8 +72,8 @@ def test_a_round_of_review(api: StudioApi, installation: Installation, project: 
     assert {photo(task) for task in missing} == FORGOTTEN
     accepted, rejected = missing
     assert tags(review_of(accepted)) == ["animal"]
-    annotate(api, accepted["id"], ["animal"], review_of(accepted)["id"])
-    annotate(api, rejected["id"], [], review_of(rejected)["id"])
+    api.annotate(accepted, ["animal"])
+    api.annotate(rejected, [])
     installation.run("corrections", "reconcile", str(project))
     listed = installation.rows("corrections", "list", str(project), "--limit", "100")
     found = {row["task"]: row for row in listed if row["model_version"] == REVIEW}

@@ -6,18 +6,15 @@ from typing import Any
 
 import httpx
 import pytest
-from e2e.conftest import BACKEND_PORT, Start
+from e2e.conftest import BACKEND_PORT, Start, confident_config
 from e2e.reading import confidences, tags
 from support.label_studio import LEGACY, FakeLabelStudio
-from support.server import predict_body, setup_body
+from support.server import connect, predict_body, results
 
 from ram_backend.cli.servers import start_backend
 from ram_backend.demo import photo_paths
 
-NAMES = ("cat", "dog", "horse", "mountain", "tower", "coffee")
-CONFIG = f"""<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
-{"".join(f'<Choice value="{name}"/>' for name in NAMES)}</Choices>
-<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/></View>"""
+CONFIG = confident_config(("cat", "dog", "horse", "mountain", "tower", "coffee"))
 UPLOADS = [f"/data/upload/1/{path.name}" for path in photo_paths()]
 
 
@@ -41,40 +38,30 @@ def client(start: Start, backend_data: Callable[[str], Path], studio: FakeLabelS
         yield asking
 
 
-def connected(client: httpx.Client, studio: FakeLabelStudio, project: int) -> str:
-    """The version that `/setup` names; asked twice, as connecting does."""
-    assert client.get("/health").json()["status"] == "UP"
-    answers = [client.post("/setup", json=setup_body(CONFIG, studio, f"{project}.1795452148")) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
-    (version,) = {str(answer.json()["model_version"]) for answer in answers}
-    return version
-
-
-def predicted(client: httpx.Client, project: int, images: list[str], version: str) -> list[Any]:
+def predicted(client: httpx.Client, images: list[str], version: str) -> list[Any]:
     """The results of an answer: one per task, all of that version, all with a score."""
-    answer = client.post("/predict", json=predict_body(CONFIG, images, f"{project}.1795452148"))
-    assert answer.status_code == 200, answer.text
-    results: list[Any] = answer.json()["results"]
-    assert len(results) == len(images)
-    for one in results:
+    found = results(client, predict_body(CONFIG, images))
+    assert len(found) == len(images)
+    for one in found:
         assert 0 <= one["score"] <= 1
         assert sorted(confidences(one)) == sorted(tags(one))
         assert all({"id", "from_name", "to_name", "type", "value"} <= item.keys() for item in one["result"])
-    assert {one["model_version"] for one in results} == {version}
-    return results
+    assert {one["model_version"] for one in found} == {version}
+    return found
 
 
 def test_the_whole_flow(client: httpx.Client, studio: FakeLabelStudio) -> None:
-    version = connected(client, studio, 1)
-    results = predicted(client, 1, UPLOADS, version)
-    found = {path.name: tags(one) for path, one in zip(photo_paths(), results, strict=True)}
+    assert client.get("/health").json()["status"] == "UP"
+    (version,) = {connect(client, studio, CONFIG) for _ in range(2)}
+    forwards = predicted(client, UPLOADS, version)
+    found = {path.name: tags(one) for path, one in zip(photo_paths(), forwards, strict=True)}
     assert "cat" in found["chelsea_cat.jpg"]
     assert "dog" in found["german_shepherd_dog.jpg"]
     assert "coffee" in found["coffee_cup.jpg"]
-    backwards = predicted(client, 1, UPLOADS[::-1], version)[::-1]
-    assert [tags(one) for one in backwards] == [tags(one) for one in results]
+    backwards = predicted(client, UPLOADS[::-1], version)[::-1]
+    assert [tags(one) for one in backwards] == [tags(one) for one in forwards]
     there, back = (
-        [item["score"] for one in each for item in one["result"] if "score" in item] for each in (results, backwards)
+        [item["score"] for one in each for item in one["result"] if "score" in item] for each in (forwards, backwards)
     )
     assert there
     assert back == pytest.approx(there, abs=1e-5)

@@ -18,7 +18,7 @@ from e2e.conftest import ARTEFACTS, REPOSITORY, VENV, label_config
 from e2e.reading import photo, tags
 from e2e.test_commands import Shown
 from support.processes import wait_until
-from support.studio_api import StudioApi
+from support.studio_api import StudioApi, newest
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
@@ -68,10 +68,7 @@ def replace_tags(studio: StudioPage, project: int) -> None:
 
 
 def test_an_hour_with_your_own_photos(
-    shared: Path,
-    tmp_path: Path,
-    backend_data: Callable[[str], Path],
-    record_property: Callable[[str, object], None],
+    shared: Path, tmp_path: Path, backend_data: Callable[[str], Path], record_property: Callable[[str, object], None]
 ) -> None:
     began, folder, said = time.monotonic(), backend_data("tutorial"), habits(shared)
     photos = tmp_path / "photos"
@@ -122,9 +119,10 @@ def test_an_hour_with_your_own_photos(
 
         task = page.begin_stream(1)
         for number in range(CLICKED):
-            shown = newest(api, task)
-            page.wait_for_ticks(len(tags(shown)))
-            for tag in sorted(set(tags(shown)) ^ set(said[photo(api.call("GET", f"/api/tasks/{task}"))[3:]])):
+            stored = api.call("GET", f"/api/tasks/{task}")
+            shown = tags(newest(stored))
+            page.wait_for_ticks(len(shown))
+            for tag in sorted(set(shown) ^ set(said[photo(stored)[3:]])):
                 page.tick(tag)
             if number in {0, CLICKED - 1}:
                 page.screenshot(f"tutorial-photo-{number}")
@@ -142,16 +140,16 @@ def test_an_hour_with_your_own_photos(
         wait_until(lambda: api.backends(1)[0].model_version != first, 600)
         second = api.backends(1)[0].model_version
         following = [task for task in api.tasks(1) if not task["annotations"]]
-        wait_until(lambda: all(second in predicted(api, task) for task in following), 600)
+        wait_until(lambda: all(second in api.predictions(task["id"]) for task in following), 600)
         before, after = (edits(api, following, said, version) for version in (first, second))
         record_property("edits", f"{before:.2f} -> {after:.2f} per photo, the next {len(following)}")
         record_property(
             "minutes", f"{labelled / 60:.1f} to the last photo, {(time.monotonic() - began) / 60:.1f} in all"
         )
         assert after < before
-        shown = newest(api, page.begin_stream(1))
-        assert shown["model_version"] == second
-        page.wait_for_ticks(len(tags(shown)))
+        stored = api.call("GET", f"/api/tasks/{page.begin_stream(1)}")
+        assert newest(stored)["model_version"] == second
+        page.wait_for_ticks(len(tags(newest(stored))))
         page.screenshot("tutorial-next-photo")
 
         back, forward, unpin = block("ram-backend versions rollback")
@@ -166,17 +164,7 @@ def test_an_hour_with_your_own_photos(
         assert len(tasks) == len(said)
 
 
-def predicted(api: StudioApi, task: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Model version -> stored prediction of a task."""
-    return {each["model_version"]: each for each in api.call("GET", f"/api/tasks/{task['id']}")["predictions"]}
-
-
-def newest(api: StudioApi, task: int) -> dict[str, Any]:
-    """The prediction that the page shows."""
-    return max(api.call("GET", f"/api/tasks/{task}")["predictions"], key=lambda each: int(each["id"]))
-
-
 def edits(api: StudioApi, tasks: Sequence[dict[str, Any]], said: dict[str, list[str]], version: str) -> float:
     """Ticks to remove plus tags to add, per photo."""
-    ticked = [(set(tags(predicted(api, task)[version])), set(said[photo(task)[3:]])) for task in tasks]
+    ticked = [(set(tags(api.predictions(task["id"])[version])), set(said[photo(task)[3:]])) for task in tasks]
     return float(np.mean([len(shown ^ right) for shown, right in ticked]))

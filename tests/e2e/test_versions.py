@@ -3,10 +3,11 @@
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import requests
+from e2e.conftest import confident_config
 from e2e.reading import photo, predict_body, tags
 from support.studio_api import StudioApi
 
@@ -16,20 +17,13 @@ from ram_backend.demo import photo_paths
 ANIMALS = ("cat", "dog", "horse", "bird", "cow", "giraffe")
 PLACES = ("sky", "tree", "grass", "mountain", "water", "building")
 PHOTOS = [path for path in photo_paths() if path.name.startswith(("chelsea", "cow", "german", "alpine", "eiffel"))]
-CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">{}</Choices>
-<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/></View>"""
 
 
-def config_of(names: tuple[str, ...]) -> str:
-    return CONFIG.format("".join(f'<Choice value="{name}"/>' for name in names))
-
-
-class Connected:
+class Connected(NamedTuple):
     """One project, as its admin and its annotators use it."""
 
-    def __init__(self, api: StudioApi, project: int) -> None:
-        self.api = api
-        self.project = project
+    api: StudioApi
+    project: int
 
     def change(self, extra_params: object) -> str:
         """Saves extra params of the connection; returns the model version that Label Studio then shows."""
@@ -55,7 +49,7 @@ def by_age(task: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def animals(api: StudioApi, new_project: Callable[..., int], backend: Server) -> Connected:
-    return Connected(api, new_project("Animals", config_of(ANIMALS), PHOTOS, backend.url))
+    return Connected(api, new_project("Animals", confident_config(ANIMALS), PHOTOS, backend.url))
 
 
 def test_each_change_is_asked_for_once_and_the_way_back_costs_nothing(animals: Connected) -> None:
@@ -82,7 +76,7 @@ def test_each_change_is_asked_for_once_and_the_way_back_costs_nothing(animals: C
 
 def test_a_changed_label_config_is_a_new_version_too(animals: Connected) -> None:
     (first,) = animals.versions(animals.retrieved())
-    longer = {"label_config": config_of((*ANIMALS, "mountain"))}
+    longer = {"label_config": confident_config((*ANIMALS, "mountain"))}
     animals.api.call("PATCH", f"/api/projects/{animals.project}", json=longer)
     tasks = animals.retrieved()
     assert len(animals.versions(tasks)) == 2
@@ -102,7 +96,7 @@ def test_a_mistake_in_extra_params_is_shown_and_the_last_good_settings_stay(anim
 def test_two_projects_never_see_each_other_s_tags(
     api: StudioApi, backend: Server, animals: Connected, new_project: Callable[..., int]
 ) -> None:
-    places = Connected(api, new_project("Places", config_of(PLACES), PHOTOS, backend.url))
+    places = Connected(api, new_project("Places", confident_config(PLACES), PHOTOS, backend.url))
     for project in (animals, places):
         project.change({"threshold": 0.0})
     own = {animals.project: set(ANIMALS), places.project: set(PLACES)}

@@ -50,33 +50,34 @@ class StudioApi:
             if not answer["tasks"] or len(found) >= answer["total"]:
                 return sorted(found, key=lambda task: int(task["id"]))
 
+    def predictions(self, task: int) -> dict[str, dict[str, Any]]:
+        """Model version -> prediction that is stored for a task."""
+        return {each["model_version"]: each for each in self.call("GET", f"/api/tasks/{task}")["predictions"]}
+
     def annotate(self, task: dict[str, Any], tags: Sequence[str]) -> None:
         """An annotation of a task with its predictions, as the page would send it, by `Choices` named "tags"."""
         item = {"id": "tags", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": tags}}
-        newest = max(task["predictions"], key=lambda each: int(each["id"]))
-        body = {"result": [item] if tags else [], "parent_prediction": newest["id"], "lead_time": 2.5}
+        parent = newest(task)["id"] if task["predictions"] else None
+        body = {"result": [item] if tags else [], "parent_prediction": parent, "lead_time": 2.5}
         self.call("POST", f"/api/tasks/{task['id']}/annotations", json=body)
 
     def backends(self, project: int) -> list[ConnectedBackend]:
         return valid_rows(ConnectedBackend, self.call("GET", "/api/ml", params={"project": project}))
 
-    def connect(self, project: int, url: str, *, login: tuple[str, str] | None = None, **extra: Any) -> int:
-        """Connects a backend, or moves the connection that is there, as Settings > Model does; returns its number."""
-        body: dict[str, Any] = {"project": project, "url": url, "title": "RAM", **extra}
-        if login is not None:
-            body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": login[0], "basic_auth_pass": login[1]}
-        known = self.backends(project)
-        if not known:
-            return int(self.call("POST", "/api/ml", json=body)["id"])
-        if known[0].url != url or extra or login:
-            self.call("PATCH", f"/api/ml/{known[0].id}", json=body)
-        return known[0].id
+    def connect(self, project: int, url: str, **extra: Any) -> None:
+        """Connects a backend, as Settings > Model does."""
+        self.call("POST", "/api/ml", json={"project": project, "url": url, "title": "RAM", **extra})
 
     def retrieve(self, project: int, tasks: Sequence[int] | None = None) -> None:
         """Asks the backend for the predictions of tasks, or of all, less those that it has predicted already."""
         chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": list(tasks)}
         query = {"id": "retrieve_tasks_predictions", "project": project}
         self.call("POST", "/api/dm/actions", params=query, json={"selectedItems": chosen})
+
+
+def newest(task: dict[str, Any]) -> dict[str, Any]:
+    """The prediction that the page shows."""
+    return max(task["predictions"], key=lambda each: int(each["id"]))
 
 
 def unpacked(rle: list[int]) -> np.ndarray:
