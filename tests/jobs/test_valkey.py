@@ -31,10 +31,6 @@ def own(tmp_path: Path) -> Iterator[Settings]:
     assert not left, "a server was left running"
 
 
-def servers(valkey: Valkey) -> list[int]:
-    return processes("valkey-server", valkey.url.removeprefix("unix://"))
-
-
 def user(settings: Settings) -> subprocess.Popen[str]:
     """A process that uses the server, and prints its address, until a line comes."""
     program = """
@@ -48,11 +44,6 @@ with Valkey(load_settings(data_dir=Path(sys.argv[1]))) as valkey:
 """
     command = [sys.executable, "-c", program, str(settings.data_dir)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def address(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 def test_it_is_there_while_it_is_used(own: Settings) -> None:
@@ -86,7 +77,7 @@ def test_it_ends_with_a_process_that_is_killed(own: Settings, pause_s: float | N
     """Whatever the moment: while it starts, too."""
     process = user(own)
     if pause_s is None:
-        folder = Path(address(process).removeprefix("unix://")).parent
+        folder = Path(process.stdout.readline().strip().removeprefix("unix://")).parent
     else:
         wait_until(lambda: processes("valkey-server", f"/tmp/{valkey_module._prefix(own)}"))
         time.sleep(pause_s)
@@ -100,7 +91,7 @@ def test_it_ends_with_a_process_that_is_killed(own: Settings, pause_s: float | N
 def test_a_signal_for_its_process_is_not_for_it(own: Settings) -> None:
     """Ctrl-C in a terminal goes to the whole group of processes."""
     with Valkey(own) as valkey:
-        (pid,) = servers(valkey)[-1:]
+        (pid,) = processes("valkey-server", valkey.url.removeprefix("unix://"))[-1:]
         assert os.getpgid(pid) != os.getpgid(0)
 
 

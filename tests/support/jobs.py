@@ -25,9 +25,10 @@ CONFIG = choices_config("red", "green", "blue")
 TESTS = Path(__file__).resolve().parent.parent
 
 
-def connect(database: Database, key: ProjectKey) -> None:
+def connect(database: Database, key: ProjectKey, label_config: str = CONFIG, extra_params: object = None) -> None:
     """What `/setup` does."""
-    ProjectTable(database).apply(Setup.read(key, label_config=CONFIG, access_token="t" * 40, extra_params=None))
+    setup = Setup.read(key, label_config=label_config, access_token="t" * 40, extra_params=extra_params)
+    ProjectTable(database).apply(setup)
 
 
 def statement(number: int, tags: Sequence[str] = ("red",), *, image: str = "", **changes: Any) -> FeedbackEvent:

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from jobs.conftest import database, queue
 from support.jobs import KEY, make_due
-from support.processes import wait_until
+from support.processes import processes, wait_until
 from support.tiny_model import ROLLED, ColourNetwork, RolledNetwork, tiny_bundle
-from worker.working import none_is_left
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job, JobOptions
@@ -26,7 +25,7 @@ __all__ = ["database", "queue"]
 def nothing_left(settings: Settings) -> Iterator[None]:
     """In the end, neither a queue nor any process of a job runs."""
     yield
-    none_is_left()
+    wait_until(lambda: not processes("worker.working import do_job"))
     wait_until(lambda: running_urls(settings) == [])
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.jobs import CONFIG, connect, correct
+from support.jobs import connect, correct
 from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
 from worker.working import kill_at_random, working
@@ -18,8 +18,6 @@ from ram_backend.jobs.job import JobOptions
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Setup
-from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.directory import folder_of, open_version, version_path
 from ram_backend.versions.table import VersionTable
@@ -98,7 +96,7 @@ def test_thirty_kills_of_a_pre_labelling(settings: Settings, database: Database)
     """While Label Studio waits for the backend: each task has exactly one prediction, and none is computed twice."""
     with FakeLabelStudio.with_tasks(TASKS) as studio:
         studio.seconds, studio.gives_up_after = 0.25, 60
-        ProjectTable(database).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
+        connect(database, studio.key)
         known = {"label_studio_url": studio.url, "label_studio_api_key": LEGACY, "refresh_portion": 4}
         settings = settings.model_copy(update=known)
         queue = JobTable(database)

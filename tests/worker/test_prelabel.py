@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert
-from support.jobs import CONFIG, claimed, job_of, make_due, make_old
+from support.jobs import claimed, connect, job_of, make_due, make_old
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
 from ram_backend.database.engine import Database
@@ -15,8 +15,7 @@ from ram_backend.jobs.job import Job, JobOptions
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.table import database_now
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Setup
-from ram_backend.projects.table import ProjectTable, key_columns
+from ram_backend.projects.table import key_columns
 from ram_backend.settings import Settings
 from ram_backend.versions.records import ServedRow
 from ram_backend.worker import prelabel
@@ -32,7 +31,7 @@ def studio(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake
     monkeypatch.setattr(prelabel, "LOOK_S", 0.01)
     monkeypatch.setattr(prelabel, "SWAP_S", 0.3)
     with FakeLabelStudio.with_tasks(TASKS) as there:
-        ProjectTable(database).apply(Setup.read(there.key, label_config=CONFIG, access_token=None, extra_params=None))
+        connect(database, there.key)
         yield there
 
 
@@ -88,7 +87,6 @@ def test_a_result_and_its_message(jobs: Pushes, studio: FakeLabelStudio) -> None
     assert f"14 tasks have got their prediction of {VERSION}. 1 of them are empty" in job.message
     assert "(tasks 3). Asking with --retry-failed tries those again." in job.message
     assert studio.counts() == {1: TASKS}
-    assert job.result is not None
     assert (job.result["model_version"], job.result["tasks"], job.result["empty"]) == (VERSION, TASKS, 1)
     assert "Nothing to do" in jobs.push(JobOptions(("unlabelled",))).message
 
@@ -158,7 +156,6 @@ def test_portions_then_the_title(jobs: Pushes, swapped: FakeLabelStudio) -> None
     assert job.state == "done", job.message
     assert swapped.portions == [[1, 2, 3], [4, 5, 6]]
     assert (swapped.connected[0]["title"], swapped.record["model_version"]) == (NEW, NEW)
-    assert job.result is not None
     assert (job.result["model_version"], job.result["tasks"], job.result["order"]) == (NEW, 6, "by uncertainty")
 
 
@@ -203,7 +200,6 @@ def test_a_server_that_serves_something_else(jobs: Pushes, swapped: FakeLabelStu
 
 def test_more_tasks_than_wanted(jobs: Pushes, swapped: FakeLabelStudio) -> None:
     job = jobs.refresh(refresh_tasks=4)
-    assert job.result is not None
     assert (job.result["tasks"], job.result["left"]) == (4, 10)
     assert "10 more unlabelled tasks exceed RAM_REFRESH_TASKS" in job.message
 

@@ -14,8 +14,6 @@ from ram_backend.worker import prelabel
 from ram_backend.worker.prelabel import Batch, Prelabeller, PrelabelResult
 
 ALL = JobOptions(("all",))
-UNLABELLED = JobOptions(("unlabelled",))
-RETRY = JobOptions(("retry-failed",))
 NEW = "starter-v0002-aaaaaaaaaaaa"
 
 
@@ -64,7 +62,7 @@ def test_only_unlabelled_ones_or_only_named_ones_that_have_none(studio: FakeLabe
         studio.annotate(number, number, "red")
     studio.store(51, "starter-of-old")
     studio.store(52, VERSION)
-    assert push(studio, UNLABELLED).done == 9
+    assert push(studio, JobOptions(("unlabelled",))).done == 9
     assert set(studio.requested) == {51, *range(53, 61)}
     push(studio, JobOptions(tasks=(3, 4, 55, 999)))
     assert studio.portions[-1] == [3, 4]
@@ -126,7 +124,7 @@ def test_images_that_can_not_be_had(studio: FakeLabelStudio) -> None:
     assert studio.counts() == {1: 60}
     studio.unreachable = set()
     studio.annotate(1, 41, "red")
-    assert push(studio, RETRY).empty == [5]
+    assert push(studio, JobOptions(("retry-failed",))).empty == [5]
     assert studio.portions[-1] == [5, 41]
     assert studio.counts() == {1: 60}
     assert studio.tasks[41]["predictions"][0]["result"]

@@ -18,8 +18,6 @@ from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
 from ram_backend.projects import options
-from ram_backend.projects.project import Setup
-from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import folder_of, open_version, version_path
 from ram_backend.versions.records import Lineage
@@ -36,16 +34,12 @@ class Trainings:
     """Corrections, gate, trainings and versions of one project."""
 
     def __init__(self, database: Database, patch: pytest.MonkeyPatch, train: Callable[..., Job]) -> None:
-        self.database, self.patch, self._train = database, patch, train
+        self.database, self.patch, self.train = database, patch, train
         self.ledger, self.versions = Ledger(database), VersionTable(database)
         self.judged: list[TrainingSet] = []
 
-    def train(self) -> Job:
-        return self._train()
-
     def setup(self, label_config: str = CONFIG, extra_params: object = None) -> None:
-        setup = Setup.read(KEY, label_config=label_config, access_token="t", extra_params=extra_params)
-        ProjectTable(self.database).apply(setup)
+        connect(self.database, KEY, label_config, extra_params)
 
     def correct(self, *numbers: int) -> None:
         correct(self.database, *numbers)
@@ -74,9 +68,7 @@ class Trainings:
         return self.versions.served(KEY).version
 
     def lineage(self, version: str) -> Lineage:
-        lineage = self.versions.get(KEY, version).lineage
-        assert lineage is not None
-        return lineage
+        return self.versions.get(KEY, version).lineage
 
 
 @pytest.fixture
@@ -244,7 +236,6 @@ def test_something_else_published_meanwhile(corrected: Trainings) -> None:
 
 
 def test_a_device_trains_one_project_at_a_time(corrected: Trainings, settings: Settings) -> None:
-    corrected.gate(ACCEPT)
     waiting: list[Job] = []
 
     def meanwhile() -> Verdict:

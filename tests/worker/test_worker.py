@@ -51,14 +51,11 @@ class Requests:
         wait_until(lambda: self.job(job_id).state == state)
         return self.job(job_id)
 
-    def until_running(self, job_id: str, attempt: int = 1) -> int:
-        """The process that does it."""
-        wait_until(lambda: self.job(job_id).attempt == attempt and job_processes(self.queue))
-        return job_processes(self.queue)[0]
-
     def requested_and_running(self) -> tuple[str, int]:
+        """A job, and the process that does it."""
         job = self.request()
-        return job, self.until_running(job)
+        wait_until(lambda: self.job(job).attempt == 1 and job_processes(self.queue))
+        return job, job_processes(self.queue)[0]
 
 
 @pytest.fixture

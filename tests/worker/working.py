@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from support.jobs import TESTS
-from support.processes import processes, wait_until
+from support.processes import wait_until
 
 from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.table import JobTable
@@ -65,25 +65,17 @@ def endless(context: JobContext) -> JobResult:
 
 
 def learn(context: JobContext) -> JobResult | None:
-    """The real training job, with a network that is computed by hand and a gate that takes everything.
-
-    The gate waits while there is a file `busy` in the data folder.
-    """
+    """The real training job, with a network that is computed by hand and a gate that takes everything."""
     from support.tiny_model import ColourNetwork, tiny_bundle
 
     from ram_backend.gate.judge import Verdict
     from ram_backend.worker import train, training_set
 
-    def judge(*_args: object, **_named: object) -> Verdict:
-        while (context.settings.data_dir / "busy").exists():
-            time.sleep(0.02)
-        return Verdict("accept", "Anything goes.")
-
     train.find_bundle = lambda *_, **__: tiny_bundle()
     train.load_network = lambda *_, **__: ColourNetwork()
     training_set.tag_embeddings = lambda *_: None
     train.refuse_before_fitting = lambda *_, **__: None
-    train.judge_candidate = judge
+    train.judge_candidate = lambda *_, **__: Verdict("accept", "Anything goes.")
     return train.train(context)
 
 
@@ -116,11 +108,6 @@ class RunningWorker:
         self.process.kill()
         self.process.wait()
 
-    def stop(self) -> None:
-        """As people do."""
-        self.process.terminate()
-        self.process.wait(300)
-
 
 @contextmanager
 def working(settings: Settings, function: str = "sleep") -> Iterator[RunningWorker]:
@@ -129,7 +116,8 @@ def working(settings: Settings, function: str = "sleep") -> Iterator[RunningWork
         yield worker
     finally:
         (settings.data_dir / "busy").unlink(missing_ok=True)
-        worker.stop()
+        worker.process.terminate()
+        worker.process.wait(300)
 
 
 def kill_at_random(
@@ -168,11 +156,6 @@ def _does_a_job(pid: int) -> bool:
     with suppress(OSError):
         return b"do_job" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
-
-
-def none_is_left() -> None:
-    """All processes that did jobs for workers of the tests have ended."""
-    wait_until(lambda: not processes("worker.working import do_job"))
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
