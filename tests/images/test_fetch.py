@@ -145,9 +145,6 @@ def test_five_redirects_are_followed_and_no_more(web: HttpServer) -> None:
         fetcher(web.url).get(f"{web.url}/0")
 
 
-CUT_OFF = Reply(raw=lambda handler: handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nxy"))
-
-
 def failure(web: HttpServer) -> str:
     with pytest.raises((ImageUnreadable, ImageUnreachable)) as caught:
         fetcher(web.url).get(f"{web.url}/a{QUERY}")
@@ -169,7 +166,8 @@ def test_no_image_for_good_or_for_now(web: HttpServer, status: int, error: str) 
 
 def test_no_connection_or_half_an_answer() -> None:
     with HttpServer() as web:
-        web.routes["/a"] = CUT_OFF
+        half = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nxy"
+        web.routes["/a"] = Reply(raw=lambda handler: handler.wfile.write(half))
         assert failure(web).startswith(f"ImageUnreachable: {web.url}/a: broke")
     assert failure(web).startswith(f"ImageUnreachable: {web.url}/a: takes no connection")
 

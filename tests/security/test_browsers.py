@@ -17,14 +17,9 @@ from ram_backend.settings import Settings
 GETS = ("/health", "/ready", "/versions", "/jobs", "/metrics", "/docs", "/openapi.json")
 POSTS = ("/setup", "/predict", "/webhook")
 FOREIGN: list[dict[str, str]] = [
-    {"Origin": "http://evil.example"},
-    {"Origin": "null"},
+    *({"Origin": each} for each in ("http://evil.example", "null", "http://localhost.evil.example", "garbage")),
     {"Origin": "http://127.0.0.1:1"},  # another port of this machine
-    {"Origin": "http://localhost.evil.example"},
-    {"Origin": "garbage"},
-    {"Sec-Fetch-Site": "cross-site"},
-    {"Sec-Fetch-Site": "same-site"},
-    {"Sec-Fetch-Site": ""},
+    *({"Sec-Fetch-Site": each} for each in ("cross-site", "same-site", "")),
 ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from security.hosting import Line, MemoryWatch, resident_bytes
 from support.http_server import HttpServer, Reply
 from support.label_studio import LEGACY, FakeLabelStudio
-from support.server import PROJECT, Start, choices_config, predict_body, setup_body, tags_of
+from support.server import PROJECT, Start, choices_config, predict_body, setup_body, ticked
 from support.tiny_model import RED, inline, picture
 
 CONFIG = choices_config("red", "green")
@@ -30,7 +30,7 @@ def hostile(studio: FakeLabelStudio, **changes: Any) -> dict[str, Any]:
 
 def tagged(client: httpx.Client, image: str, project: str = PROJECT) -> list[Any]:
     """Tags of one image."""
-    return tags_of(client.post("/predict", json=predict_body(CONFIG, [image], project)).json()["results"][0])
+    return ticked(client, predict_body(CONFIG, [image], project))[0]
 
 
 # The address
@@ -155,8 +155,7 @@ def invented(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def use(client: httpx.Client, number: int) -> None:
-    answer = client.post("/predict", json=predict_body(CONFIG, [inline(RED)], f"{number}.1795452148"))
-    assert tags_of(answer.json()["results"][0]) == ["red"]
+    assert tagged(client, inline(RED), f"{number}.1795452148") == ["red"]
 
 
 def test_invented_projects_make_room_for_others(start: Start, studio: FakeLabelStudio) -> None:

@@ -4,7 +4,7 @@ import httpx
 import pytest
 from security.hosting import MemoryWatch
 from support.label_studio import FakeLabelStudio
-from support.server import choices_config, predict_body, setup_body, tags_of
+from support.server import choices_config, predict_body, setup_body, ticked
 from support.tiny_model import RED, picture
 
 CONFIG = choices_config("red", "green")
@@ -34,8 +34,7 @@ def test_dots_in_names_are_no_steps(client: httpx.Client, studio: FakeLabelStudi
     for name in ("a..b.png", "...png", "..a.png", "a...png"):
         studio.files[f"/data/upload/1/{name}"] = studio.files[f"x/{name}"] = picture(RED)
         images = [f"/data/upload/1/{name}", f"/data/local-files/?d=x/{name}"]
-        results = client.post("/predict", json=predict_body(CONFIG, images)).json()["results"]
-        assert [tags_of(each) for each in results] == [["red"], ["red"]], name
+        assert ticked(client, predict_body(CONFIG, images)) == [["red"], ["red"]], name
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,7 @@ VOCABULARY = Vocabulary(
 HEAD_OPTIONS = HeadOptions(
     hidden=16, heads=2, intermediate=32, components=12, epochs=6, batch=8, tags=5, learning_rate=1e-2
 )
-SHOWN = {
-    "chelsea_cat": "cat",
-    "german_shepherd_dog": "dog",
-    "coffee_cup": "cup",
-    "alpine_landscape": "mountain",
-}
+SHOWN = {"chelsea_cat": "cat", "german_shepherd_dog": "dog", "coffee_cup": "cup", "alpine_landscape": "mountain"}
 
 
 def variants(image: Image.Image) -> list[Image.Image]:

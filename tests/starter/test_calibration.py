@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import InputError
-from starter.calibration import (
-    SMALLEST_SLOPE,
-    Curve,
-    fit_curve,
-    fit_logistic,
-    fit_tag_curve,
-)
+from starter.calibration import SMALLEST_SLOPE, Curve, fit_curve, fit_logistic, fit_tag_curve
 
 
 def drawn(slope: float, offset: float, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -37,11 +37,8 @@ def write(data: Path, name: str, *entries: dict[str, object]) -> None:
 def data(tmp_path: Path) -> Path:
     captions = ["A dog on grass", "The hound runs with a tennis ball", "dogs", "a man and a dog", "a dog"]
     write(tmp_path, "coco_objects", {"file": "a.jpg", "tags": ["dog"]}, {"file": "b.jpg", "tags": ["cat", "person"]})
-    write(
-        tmp_path,
-        "flickr8k_tags",
-        {"file": "c.jpg", "tags": ["dog"], "maybe": ["grass", "man"], "captions": captions},
-    )
+    flickr = {"file": "c.jpg", "tags": ["dog"], "maybe": ["grass", "man"], "captions": captions}
+    write(tmp_path, "flickr8k_tags", flickr)
     write(tmp_path, "imagenet_samples", {"file": "d.jpg", "tags": ["poodle"], "imagenet_index": 0})
     return tmp_path
 

@@ -87,12 +87,10 @@ def running(
         reader.join(5)
 
 
-def served(
-    *options: str, seconds: float = 0.7, environment: Mapping[str, str] | None = None
-) -> AbstractContextManager[tuple[subprocess.Popen[str], list[str]]]:
+def served(*options: str, seconds: float = 0.7) -> AbstractContextManager[tuple[subprocess.Popen[str], list[str]]]:
     """`ram-backend serve` with the tiny network, which takes so many seconds for each batch."""
     program = PROGRAM.format(tests=str(Path(__file__).resolve().parent.parent), seconds=seconds)
-    return running([sys.executable, "-c", program, *options], environment)
+    return running([sys.executable, "-c", program, *options])
 
 
 def url_in(lines: list[str]) -> str:

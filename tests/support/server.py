@@ -153,13 +153,7 @@ class House:
         return self.app.state.services
 
     def make(
-        self,
-        bias: float,
-        *,
-        threshold: float = 0.5,
-        bundle: str = "d" * 64,
-        key: ProjectKey | None = None,
-        **more: Any,
+        self, bias: float, *, threshold: float = 0.5, bundle: str = "d" * 64, key: ProjectKey | None = None, **more: Any
     ) -> Version:
         """A version that raises or lowers red, and nothing else."""
         verdict = more.pop("verdict", {"outcome": "accept", "reason": "better", "figures": {}})
