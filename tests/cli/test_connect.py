@@ -44,13 +44,6 @@ def test_a_project_without_anything_to_tag_gets_all_tags(studio: FakeLabelStudio
     assert studio.connected[0]["url"] == "http://127.0.0.1:9090"
 
 
-def test_basic_auth_for_webhooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_settings().webhook_headers() == {}
-    monkeypatch.setenv("BASIC_AUTH_USER", "me")
-    monkeypatch.setenv("BASIC_AUTH_PASS", "hidden")
-    assert load_settings().webhook_headers() == {"Authorization": "Basic bWU6aGlkZGVu"}
-
-
 def test_address_and_token_are_needed(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "c" * 40)
     with pytest.raises(LabelStudioUnauthorized, match="LABEL_STUDIO_API_KEY"):

@@ -25,7 +25,7 @@ def run(command: str, *arguments: object) -> str:
 
 
 def json_lines(command: str, *arguments: object) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run(command, *arguments).splitlines()]
+    return commands.json_lines("corrections", command, 3, *arguments)
 
 
 @pytest.fixture

@@ -89,19 +89,17 @@ def test_a_starter_of_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (finding.state, "another release" in finding.found, "remove" in finding.remedy) == ("note", True, True)
 
 
-def test_label_studio_without_a_token(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LABEL_STUDIO_URL", f"{studio.url}/")
-    found = report()
-    assert (found["Label Studio"].state, "1.23.2" in found["Label Studio"].found) == ("ok", True)
-    assert found["Label Studio token"].state == "note"
-
-
-def test_all_is_well(connected: FakeLabelStudio) -> None:
+def test_all_is_well(connected: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     found = projects()
     assert {each.state for each in found.values()} == {"ok"}
     assert {"backend", "webhook", "predictions"} <= set(found)
     token = report()["Label Studio token"]
     assert (token.state, "a legacy token, of admin@example.com" in token.found) == ("ok", True)
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY")
+    monkeypatch.setenv("LABEL_STUDIO_URL", f"{connected.url}/")
+    found = report()
+    assert (found["Label Studio"].state, "1.23.2" in found["Label Studio"].found) == ("ok", True)
+    assert found["Label Studio token"].state == "note", "there is none"
 
 
 def test_a_token_that_is_refused(connected: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +156,9 @@ def test_jobs_that_wait_or_failed_or_whose_worker_is_silent(connected: FakeLabel
     queue.fail(claim, "The folder can't be written.", retry=False)
     finding = report()["jobs"]
     assert (finding.state, finding.remedy) == ("note", "The folder can't be written.")
-
-
-def test_a_database_of_a_newer_version(database: Database) -> None:
     with database.writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    assert report()["database"].state == "bad"
+    assert report()["database"].state == "bad", "of a newer version"
 
 
 def test_what_the_server_refused_has_a_remedy(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,8 @@
-"""`ram-backend eval` on the package's photos, with labels that the tests make up, and on real sets where they are."""
+"""`ram-backend eval` on the package's photos, with labels that the tests make up."""
 
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import shutil
@@ -45,7 +44,6 @@ TINY_CLIP = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
     "quick_gelu": True,
 }
-KEYS = {"images", "tags", "mAP", "micro_f1", "macro_f1", "precision_at_5", "ece"}
 
 
 @pytest.fixture
@@ -81,10 +79,9 @@ def evaluated(labels: Path, *options: object, images: Path | None = None) -> dic
     return json.loads(run("eval", "--labels", labels, "--images", folder, "--json", *options))
 
 
-def plain_numbers(labels: Path, tags: list[str], out: Path, split: str | None = None) -> dict[str, float]:
+def plain_numbers(labels: Path, tags: list[str], out: Path) -> dict[str, float]:
     """The figures by scikit-learn, from the scores that `ram-backend tag` writes."""
     entries = [json.loads(line) for line in labels.read_text().splitlines()]
-    entries = [entry for entry in entries if split in (None, entry["split"])]
     (out / "tags.txt").write_text("\n".join(tags))
     files = [labels.parent / "images" / entry["file"] for entry in entries]
     run("tag", *files, "--tags-file", out / "tags.txt", "--json", "--out", out / "scores.npz")
@@ -114,7 +111,6 @@ def plain_numbers(labels: Path, tags: list[str], out: Path, split: str | None = 
 
 def test_figures_are_those_of_scikit_learn(data: Path, labels: Path, tmp_path: Path) -> None:
     found = evaluated(labels)
-    assert found.keys() >= KEYS
     assert (found["images"], found["tags"]) == (len(photo_paths()), len(TAGS))
     expected = plain_numbers(labels, TAGS, tmp_path)
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
@@ -246,16 +242,3 @@ def test_wrong_options_say_what_to_do(data: Path, labels: Path, tmp_path: Path) 
         evaluated(labels, images=tmp_path)
     with pytest.raises(InputError, match="no image is of split 'val'"):
         evaluated(labels, "--split", "val")
-
-
-@pytest.mark.shared
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["coco_objects", "flickr8k_tags"])
-def test_real_sets_give_the_figures_of_scikit_learn(data: Path, shared: Path, tmp_path: Path, name: str) -> None:
-    labels = shared / "data" / name / "labels.jsonl"
-    found = evaluated(labels, "--split", "test")
-    tags = [each["tag"] for each in found["models"][0]["per_tag"]]
-    expected = plain_numbers(labels, tags, tmp_path, "test")
-    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-6)
-    assert not math.isnan(found["ece"])
-    assert found["leaks"] == []

@@ -3,13 +3,12 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from finetuning import small
 from models import tiny
-from support.commands import connect, run
+from support.commands import connect, json_lines, run
 from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
 from support.server import choices_config, predict_body, results, serving
@@ -37,10 +36,6 @@ def write_labels(folder: Path, paths: list[Path], tags: list[list[str]], **more:
     return file
 
 
-def objects(*arguments: object) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run(*arguments).splitlines() if line.startswith("{")]
-
-
 @pytest.fixture
 def starter(starter_data: Path, tmp_path: Path) -> Path:
     """A data folder of the test's own, with the starter in it."""
@@ -64,19 +59,19 @@ def test_the_starter_goes_the_whole_way(starter: Path, tmp_path: Path) -> None:
     assert bundle.manifest["provenance"]["options"]["part"] == "head"
     assert not (tmp_path / "data" / "finetuning" / "mine").exists()
     base, tuned = (
-        objects("tag", photos[1], "--tags", "cat,outdoor thing", "--bundle", bundle, "--min-score", 0, "--json")[0]
+        json_lines("tag", photos[1], "--tags", "cat,outdoor thing", "--bundle", bundle, "--min-score", 0, "--json")[0]
         for bundle in ("starter", "mine")
     )
     base, tuned = ({each["tag"]: each["score"] for each in found["tags"]} for found in (base, tuned))
     assert tuned["outdoor thing"] > base["outdoor thing"]
-    evaluated = objects("eval", *given[:4], "--bundle", "mine", "--split", "test", "--json")[0]
+    evaluated = json_lines("eval", *given[:4], "--bundle", "mine", "--split", "test", "--json")[0]
     assert evaluated["mAP"] == pytest.approx(measured["models"][1]["mAP"], abs=1e-6)
     with pytest.raises(InputError, match="from all of its images"):
         run("eval", *given[:4], "--bundle", "mine", "--split", "train")
     again = [*given[:5], "again", "--bundle", "mine", "--train", "head", "--batch", 4, "--epochs", 1]
     assert "Bundle again is ready" in run("finetune", *again)
     shutil.rmtree(starter / "mine")
-    assert [each["name"] for each in objects("bundles", "list", "--json")] == ["starter", "again"]
+    assert [each["name"] for each in json_lines("bundles", "list", "--json")] == ["starter", "again"]
 
 
 def test_a_project_s_corrections_become_a_bundle_that_it_uses_and_leaves(
@@ -151,7 +146,7 @@ def test_a_small_bundle_of_each_kind(kind: str, tmp_path: Path) -> None:
     before, after = (load_network(each, device="cpu").encode(pixels) for each in (base, made))
     assert np.abs(before - after).max() > 1e-4
     captioning = ["--caption", "--beams", 1, "--max-length", 8] if kind == "tag2text" else []
-    (tagged,) = objects("tag", paths[0], "--bundle", "mine", "--json", *captioning)
+    (tagged,) = json_lines("tag", paths[0], "--bundle", "mine", "--json", *captioning)
     assert ("caption" in tagged) == (kind == "tag2text")
 
 

@@ -12,9 +12,8 @@ from support.commands import connect, json_lines, run
 from support.jobs import claimed
 from support.processes import processes, wait_until
 
-from ram_backend.cli.jobs import progress_of
 from ram_backend.errors import InputError, NotAvailable
-from ram_backend.jobs.job import Job, JobResult
+from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
 
@@ -80,21 +79,6 @@ def test_jobs_are_listed(queue: JobTable) -> None:
     assert row["verdict"] is None
     queue.finish(claim, JobResult("v0001 is kept.", {"verdict": {"outcome": "needs_data"}}))
     assert [part for part in ("done: needs data", "v0001 is kept.") if part not in run("jobs")] == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"state": "requested"}, "waiting for a worker"),
-        ({"state": "requested", "attempt": 2}, "waiting after attempt 2"),
-        ({"state": "running"}, "beginning"),
-        ({"state": "running", "stage": "fit"}, "fit"),
-        ({"state": "failed"}, "failed"),
-        ({"state": "done", "result": {"verdict": {"outcome": "accept"}}}, "done: accept"),
-    ],
-)
-def test_progress_in_words(changes: dict[str, object], said: str) -> None:
-    assert progress_of(Job(**changes)) == said
 
 
 @pytest.mark.service

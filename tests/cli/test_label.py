@@ -11,7 +11,7 @@ import pytest
 from e2e.browser import chromium
 from PIL import Image
 from regions import tiny_detectors
-from support.commands import connect, run
+from support.commands import connect, json_lines, run
 from support.http_server import Request
 from support.label_studio import LEGACY, FakeLabelStudio
 
@@ -42,8 +42,7 @@ def photos(tmp_path: Path) -> Path:
 
 def label(folder: Path, *arguments: object, prompt: str = f"{KITTEN}; {NOTHING};") -> dict[str, list[dict[str, Any]]]:
     """The regions of each photo."""
-    printed = run("label", folder, "--prompt", prompt, "--json", *arguments).splitlines()
-    rows = [json.loads(line) for line in printed if line.startswith("{")]
+    rows = json_lines("label", folder, "--prompt", prompt, "--json", *arguments)
     return {Path(row["image"]).name: row["regions"] for row in rows}
 
 
@@ -60,7 +59,7 @@ def test_a_phrase_is_found_where_it_is_and_nothing_where_it_is_not(photos: Path,
 
 def test_words_of_the_vocabulary_are_decided_as_always(photos: Path) -> None:
     found = label(photos, prompt=f"cat; {NOTHING}")
-    tagged = [json.loads(line) for line in run("tag", photos, "--tags", "cat", "--json").splitlines()]
+    tagged = json_lines("tag", photos, "--tags", "cat", "--json")
     scores = {Path(row["image"]).name: row["tags"][0]["score"] for row in tagged}
     for name, regions in found.items():
         assert [each["score"] for each in regions[:1]] == [pytest.approx(scores[name], abs=1e-4)] * (scores[name] > 0.5)
@@ -144,19 +143,12 @@ def test_photos_get_predictions_and_one_upload(photos: Path, studio: FakeLabelSt
             assert [each["value"][kind] for each in items] == [[KITTEN]] * len(regions)
             assert all(each["value"][key] for each in items)
         if regions:
-            x0, y0, x1, y1 = regions[0]["box"]
-            place = first["result"][0]["value"]
-            assert (place["x"], place["y"]) == (pytest.approx(100 * x0), pytest.approx(100 * y0))
-            assert (place["width"], place["height"]) == (pytest.approx(100 * (x1 - x0)), pytest.approx(100 * (y1 - y0)))
-            name = next(name for name, each in found.items() if each)
-            with Image.open(photos / name) as photo:
-                assert (first["result"][0]["original_width"], first["result"][0]["original_height"]) == photo.size
-
-
-def test_a_project_without_the_labels_is_left_alone(photos: Path, studio: FakeLabelStudio) -> None:
-    with pytest.raises(InputError, match="has no 'scaffold': add these labels"):
-        run("label", photos, "--prompt", f"scaffold; {KITTEN}", "--project", studio.project, "--push")
-    assert not studio.tasks
+            x0, y0, x1, y1 = (100 * each for each in regions[0]["box"])
+            item = first["result"][0]
+            place = [item["value"][name] for name in ("x", "y", "width", "height")]
+            assert place == pytest.approx([x0, y0, x1 - x0, y1 - y0])
+            with Image.open(photos / next(name for name, each in found.items() if each)) as photo:
+                assert (item["original_width"], item["original_height"]) == photo.size
 
 
 def test_tasks_are_labelled_and_get_what_was_accepted(photos: Path, studio: FakeLabelStudio, tmp_path: Path) -> None:
@@ -182,10 +174,13 @@ def test_tasks_are_labelled_and_get_what_was_accepted(photos: Path, studio: Fake
     assert [task["predictions"][1]["result"] for number, task in studio.tasks.items() if number < 5] == [[]] * 4
 
 
-def test_what_is_asked_for_has_to_be_clear(photos: Path) -> None:
+def test_what_is_asked_for_has_to_be_clear(photos: Path, studio: FakeLabelStudio) -> None:
     for given in ([], ["--push"], [photos, "--push"], [photos, "--project", 1]):
         with pytest.raises(InputError, match="Name photos, or a --project whose tasks they are"):
             run("label", "--prompt", KITTEN, *given)
+    with pytest.raises(InputError, match="has no 'scaffold': add these labels"):
+        run("label", photos, "--prompt", f"scaffold; {KITTEN}", "--project", studio.project, "--push")
+    assert not studio.tasks
 
 
 @pytest.mark.e2e

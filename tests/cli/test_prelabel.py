@@ -44,24 +44,20 @@ def test_here(studio: FakeLabelStudio, queue: JobTable) -> None:
     assert [job.state for job in queue.jobs()] == ["done", "done"]
 
 
-def test_by_a_worker(studio: FakeLabelStudio, queue: JobTable) -> None:
+def test_by_a_worker(studio: FakeLabelStudio, queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
     said = run("--all", "--background", "--per-second", "3")
     (job,) = queue.jobs()
     assert (job.state, JobOptions.of(job.options)) == ("requested", JobOptions(("all",), per_second=3.0))
     assert f"as job {job.short}." in said
     assert "does this as well" in run("--background", "--retry-failed")
     assert JobOptions.of(queue.jobs()[0].options).which == ("all", "retry-failed")
-
-
-def test_a_worker_s_job_is_followed(studio: FakeLabelStudio, queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("--background")
-    claim = claimed(queue, queue.jobs()[0].id)
+    claim = claimed(queue, job.id)
 
     def end(_seconds: float) -> None:
         queue.finish(claim, JobResult("30 tasks have got theirs.", {"tasks": 30}))
 
     monkeypatch.setattr("ram_backend.cli.jobs.time", SimpleNamespace(sleep=end))  # where it waits for the worker
-    assert "30 tasks have got theirs." in run()
+    assert "30 tasks have got theirs." in run("--all")
 
 
 def test_ctrl_c_and_again(studio: FakeLabelStudio, queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support import commands
 from support.commands import connect, json_lines
+from support.server import choices_config
 from support.starter import lend
 
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound, ProjectOptionsError
@@ -16,10 +17,7 @@ from ram_backend.projects.table import ProjectTable
 HOST, OTHER_HOST = "http://localhost:8080", "http://other:8080"
 NOT_TRUSTED = "not trusted: run `ram-backend connect 1`"
 SEVEN = ProjectKey(HOST, 7, 70)
-CONFIG = (
-    '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple" {}>'
-    '<Choice value="cat"/><Choice value="dog"/><Choice value="frobnicator of the north"/></Choices></View>'
-)
+CONFIG = choices_config("cat", "dog", "frobnicator of the north", attributes="{}")
 
 
 def run(command: str, *arguments: object) -> str:

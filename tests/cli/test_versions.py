@@ -101,7 +101,7 @@ def test_diff(table: VersionTable) -> None:
     assert (tags[1]["before"]["threshold"], tags[1]["after"]["threshold"]) == (0.5, 0.7)
 
 
-def test_rollback(table: VersionTable) -> None:
+def test_rollback_activate_pin_and_unpin(table: VersionTable) -> None:
     run("rollback", "v0002")
     assert (table.served(KEY).pinned, requested()) == (True, []), "to what is served it only pins"
     said = run("rollback")
@@ -117,6 +117,10 @@ def test_rollback(table: VersionTable) -> None:
         run("rollback")
     assert "is served v0002 instead of base" in run("activate", "v0002")
     assert table.served(KEY).version == "v0002"
+    assert "not pinned any more; it is served v0002" in run("unpin")
+    assert not table.served(KEY).pinned
+    assert "pinned to v0002" in run("pin")
+    assert table.served(KEY).pinned
 
 
 def test_a_label_config_that_cannot_be_used_is_said(table: VersionTable) -> None:
@@ -138,10 +142,3 @@ def test_rollback_to_what_may_not_be_served(table: VersionTable) -> None:
     path.write_bytes(whole)
     run("rollback", "v0001")
     assert table.get(KEY, "v0001").quarantined is None, "its files are whole again"
-
-
-def test_pin_and_unpin(table: VersionTable) -> None:
-    assert "pinned to v0002" in run("pin")
-    assert table.served(KEY).pinned
-    assert "not pinned any more; it is served v0002" in run("unpin")
-    assert not table.served(KEY).pinned

@@ -24,7 +24,7 @@ def run(*arguments: object, status: int = 0) -> str:
 
 
 def json_lines(*arguments: object) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run(*arguments).splitlines()]
+    return [json.loads(line) for line in run(*arguments).splitlines() if line.startswith("{")]
 
 
 def connect(key: ProjectKey, label_config: str = "<View/>", extra_params: object = None) -> Database:
