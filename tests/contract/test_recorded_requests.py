@@ -23,10 +23,8 @@ def test_setup_brings_extra_params_as_object_string_or_null(kind, params):
     assert setup.hostname == "http://label-studio:8080"
     assert setup.access_token == "<legacy token>"
     assert parse_project(setup.project)[1] > 1_795_000_000
-    assert [choice.value for choice in parse_label_config(setup.label_config).tag_controls[0].choices][:2] == [
-        "cat",
-        "dog",
-    ]
+    choices = parse_label_config(setup.label_config).tag_controls[0].choices
+    assert [choice.value for choice in choices[:2]] == ["cat", "dog"]
 
 
 def test_what_is_left_out_or_odd_is_read_too():

