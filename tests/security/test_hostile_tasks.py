@@ -58,7 +58,9 @@ def test_bodies_that_grow(client: httpx.Client, path: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["data:," + "%" * 8_000_000, "data:;base64," + "%" * 8_000_000, "data:;base64," + " " * 8_000_000]
+    "uri",
+    ["data:," + "%" * 8_000_000, "data:;base64," + "%" * 8_000_000, "data:;base64," + " " * 8_000_000],
+    ids=["percents", "base64 of percents", "base64 of spaces"],  # a process can't begin beside so long a name
 )
 def test_data_uris_that_grow(client: httpx.Client, uri: str) -> None:
     with MemoryWatch() as memory:
