@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from golden import adapter, cases
+from models import tiny
+from models.test_ram import build
 from safetensors.numpy import load_file
 from support.starter import lend
 
@@ -90,6 +93,14 @@ def test_the_starter_gives_the_same_logits(starter_data: Path) -> None:
     with np.load(cases.HERE / "logits.npz") as before:
         assert hashlib.sha256("\n".join(tags).encode()).hexdigest() == str(before["starter_tags"])
         np.testing.assert_allclose(logits, before["starter"], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ram", "ram_plus", "tag2text"])
+def test_small_networks_give_the_same_logits(kind: str) -> None:
+    network, labels = build(kind)
+    with np.load(cases.HERE / "logits.npz") as before, torch.no_grad():
+        logits = network(network.encoder(tiny.images(3)), labels).numpy()
+        np.testing.assert_allclose(logits, before[kind], atol=1e-5, rtol=1e-5)
 
 
 def test_the_gate_gives_the_same_verdicts() -> None:
