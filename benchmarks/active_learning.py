@@ -1,6 +1,6 @@
 """Which photos to correct first: edits and mAP by the number of corrected photos, for several orders.
 
-    python benchmarks/active_learning.py --data DIR --base DIR [--split val] [--seeds 20] [--first 0] [--orders near]
+    python benchmarks/active_learning.py --data DIR --base DIR [--split val] [--seeds 20] [--first 0] [--orders served]
 
 A simulated annotator (see `annotated_photos.py`) corrects photos of the train split of `flickr8k_tags` with a starter
 that was built without that set. The first `RANDOM_UNTIL` photos are random, and the same for all orders; afterwards
@@ -27,6 +27,7 @@ from ram_backend.metrics import mean_average_precision
 from ram_backend.models.calibration import sigmoid
 from ram_backend.models.delta import Delta
 from ram_backend.settings import load_settings
+from ram_backend.training.drift import Novelty, write_fit_features
 from ram_backend.training.selection import RidgeTrainer
 
 COUNTS = (50, 100, 200, 300, 450, 675, 1000, 1500)
@@ -59,11 +60,17 @@ def expected_edits(left: Left) -> FloatArray:
 
 
 def near(left: Left) -> FloatArray:
-    """Expected edits of the ticked tags and as many others, those next to their thresholds: what is served."""
+    """Expected edits of the ticked tags and as many others, those next to their thresholds."""
     doubt, on = np.minimum(left.scores, 1 - left.scores), left.scores > 0.5
     ticked = on.sum(axis=1)
     others = np.cumsum(-np.sort(-np.where(on, 0, doubt), axis=1), axis=1)
     return -((doubt * on).sum(axis=1) + others[np.arange(len(others)), np.maximum(1, ticked) - 1])
+
+
+def served(left: Left) -> FloatArray:
+    """The same, times the squared novelty against the corrected photos: what is served."""
+    novelty = Novelty(write_fit_features(left.corrected, ["0" * 64] * len(left.corrected)))
+    return near(left) * np.array([novelty.of(each) for each in left.features]) ** 2
 
 
 def diverse(left: Left, certainty: FloatArray | None = None, share: int = 4) -> FloatArray:
@@ -81,6 +88,7 @@ def diverse(left: Left, certainty: FloatArray | None = None, share: int = 4) -> 
 
 
 ORDERS: dict[str, Callable[[Left], FloatArray]] = {
+    "served": served,
     "near": near,
     "margin": margin,
     "edits": expected_edits,

@@ -114,8 +114,8 @@ def empty_prediction(model_version: str) -> dict[str, Any]:
     return {"model_version": model_version, "score": 1.0, "result": []}
 
 
-def place_in_order(task: int, score: float, learned: int) -> float:
-    """Score by which a task is served, the lowest first: random, later by expected edits.
+def place_in_order(task: int, score: float, learned: int, novelty: float = 1.0) -> float:
+    """Score by which a task is served, the lowest first: random, later by expected edits and novelty.
 
     It is random, by the task's number, until `RANDOM_UNTIL` photos are learned
     from, and for one task in five for ever, spread as scores of photos are.
@@ -124,9 +124,10 @@ def place_in_order(task: int, score: float, learned: int) -> float:
         task: its number.
         score: of its prediction, in [0, 1].
         learned: number of photos that the served version has learned from.
+        novelty: of its image, at least 0; squared, it multiplies the edits.
     """
     if learned >= RANDOM_UNTIL and not is_always_random(task):
-        return score
+        return round(1 / (1 + (1 / score - 1) * novelty**2), 6)
     low, high = RANDOM_SCORES
     return round(low + (high - low) * int.from_bytes(_digest(task)[1:5], "big") / 2**32, 6)
 

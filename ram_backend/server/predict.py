@@ -33,6 +33,7 @@ from ram_backend.labelstudio.request_models import Task
 from ram_backend.labelstudio.schema import Choice, TagControl, choices_for, look_up
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.models.calibration import cost_thresholds
+from ram_backend.models.delta import features_of
 from ram_backend.models.label_embeddings import Entry
 from ram_backend.models.network import Network
 from ram_backend.projects.project import Project
@@ -286,7 +287,7 @@ class _Request:
         if isinstance(task.id, int) and task.id > 0 and key.id > 0:  # else the ledger can't name it
             version = None if config.version is None else config.version.name
             learned = 0 if config.version is None else config.version.learned
-            made["score"] = place_in_order(task.id, made["score"], learned)
+            made["score"] = place_in_order(task.id, made["score"], learned, self._novelty(tagging))
             served = []
             for name, image in good.items():
                 reference = str(look_up(task.data, config.schema.images[name]))
@@ -294,6 +295,12 @@ class _Request:
             shown = shown_of(config.schema, task.id, made, tagging.choices, served, version)
             self.services.shown_log.put(key, shown)
         return made
+
+    def _novelty(self, tagging: _Tagging) -> float:
+        novelty = None if self.snapshot.version is None else self.snapshot.version.novelty
+        if novelty is None:
+            return 1.0
+        return max(novelty.of(features_of(tokens[None])[0]) for tokens in tagging.tokens.values())
 
 
 def _located(tagger: Tagger, kept: Sequence[ScoredChoice], tokens: FloatArray) -> Boxes:

@@ -25,6 +25,7 @@ from ram_backend.server.model import Model, ModelPool
 from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, precision_notes, resolve_config
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
+from ram_backend.training.drift import Novelty
 from ram_backend.vocabulary.embeddings import TextEncoder
 
 K = TypeVar("K")
@@ -86,6 +87,7 @@ class LoadedVersion:
     delta: Delta
     network: Network
     model: Model
+    novelty: Novelty | None
 
 
 @dataclass(frozen=True)

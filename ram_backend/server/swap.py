@@ -33,6 +33,7 @@ from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.resolved_config import VersionRef
 from ram_backend.server.snapshots import LoadedVersion, SnapshotCache
 from ram_backend.tagging.tagger import Tagger
+from ram_backend.training.drift import FILE, Novelty
 from ram_backend.versions.directory import open_version, version_path
 from ram_backend.versions.records import ACCEPTED, BASE, Served
 from ram_backend.versions.table import VersionTable
@@ -283,7 +284,8 @@ def _load_version(ref: VersionRef, versions_dir: Path, models: ModelPool) -> Loa
         if array.size and float(np.abs(array).max()) > LARGEST:
             raise _impossible(f"a number in {name} is larger than {LARGEST:g}")
     network = tuned_network(model.network.result(), version.files)
-    return LoadedVersion(ref, version.delta, network, model)
+    novelty = Novelty(version.files) if FILE in version.files else None
+    return LoadedVersion(ref, version.delta, network, model, novelty)
 
 
 def _check_scores(taggers: Iterable[Tagger], model: Model, batcher: Batcher) -> None:

@@ -1,4 +1,4 @@
-"""Conformal test martingales: are new photos like those of a fit? Pure.
+"""Conformal test martingales, and novelty of single photos: are they like those of a fit? Pure.
 
 Shapes: N images of the fit, M new images, F features.
 """
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ram_backend.vocabulary.prompts import unit_rows
 
 ALARM_RATE = 0.01
 """Probability of an alarm, ever, on images drawn as those of the fit were."""
@@ -78,6 +80,26 @@ def drift_since(files: Mapping[str, bytes], images: Iterable[tuple[str, NDArray[
     unseen = (features for sha256, features in images if _short(sha256) not in seen)
     new = [features[:: _step(len(features))] for features in unseen]
     return drift_of(fit, np.array(new, dtype=np.float16).reshape(-1, fit.shape[1]))
+
+
+class Novelty:
+    """How far photos are from the nearest photo of a fit, by cosine distance.
+
+    Args:
+        files: of a version that has `FILE`.
+    """
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        from safetensors.numpy import load
+
+        self._fit = unit_rows(load(files[FILE])["features"].astype(np.float32))
+        own = self._fit @ self._fit.T - 2 * np.eye(len(self._fit))
+        self._typical = max(float(np.median(1 - own.max(axis=1))), 1e-6)
+
+    def of(self, features: NDArray[np.floating]) -> float:
+        """Of a photo's features (F,), at least 0; 1.0 is the median of the fit's photos, 0 one of these."""
+        kept = unit_rows(features[None, :: _step(len(features))].astype(np.float32))
+        return max(0.0, float(1 - (self._fit @ kept[0]).max())) / self._typical
 
 
 def _step(features: int) -> int:

@@ -211,7 +211,7 @@ def test_free_tags_are_lines_best_first_and_no_more_than_asked() -> None:
 
 
 def test_tasks_are_served_at_random_first_then_by_expected_edits_but_for_one_in_five() -> None:
-    tasks, scores = range(1, 5001), np.random.default_rng(0).beta(5, 5, 5000)
+    tasks, scores = range(1, 5001), np.array([round(each, 6) for each in np.random.default_rng(0).beta(5, 5, 5000)])
     early, again, late = (
         np.array([place_in_order(task, score, learned) for task, score in zip(tasks, given, strict=True)])
         for given, learned in ((scores, 0), (1 - scores, RANDOM_UNTIL - 1), (scores, RANDOM_UNTIL))
@@ -224,6 +224,9 @@ def test_tasks_are_served_at_random_first_then_by_expected_edits_but_for_one_in_
     first = np.argsort(late)[:1000]
     assert 0.1 < random[first].mean() < 0.3
     assert scores[first][~random[first]].max() < np.quantile(scores, 0.25)
+    new = np.array([place_in_order(task, 0.5, RANDOM_UNTIL, novelty=2.0) for task in tasks])
+    assert (new[random] == early[random]).all()
+    assert (new[~random] == 0.2).all(), "four times the edits"
 
 
 def scored(score: float, threshold: float = 0.5) -> ScoredChoice:

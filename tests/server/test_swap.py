@@ -18,8 +18,11 @@ from support.tiny_model import GREEN, RED, ROLLED, ColourNetwork, RolledNetwork,
 from ram_backend.database.engine import open_database
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.erasure import erase
+from ram_backend.labelstudio.predictions import RANDOM_UNTIL
 from ram_backend.models import registry
 from ram_backend.server import model, swap
+from ram_backend.training.drift import write_fit_features
+from ram_backend.versions.records import CorrectionsUsed
 from ram_backend.versions.table import VersionTable
 
 pytestmark = ON_BOTH_DATABASES
@@ -67,6 +70,17 @@ def test_a_version_on_a_bundle_of_its_own(house: Houses, monkeypatch: pytest.Mon
     wait_until(lambda: there.quarantined)
     assert "There is no bundle 'rolled'" in there.quarantined[0]["reason"]
     assert there.scores() == base
+
+
+def test_a_photo_like_those_learned_from_is_served_later(there: House) -> None:
+    red, green, blue = np.array([[1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=np.float32)
+    learned = CorrectionsUsed(RANDOM_UNTIL, 3, 250, 260, "c" * 64, withdrawn=0, added=RANDOM_UNTIL)
+    scores = []
+    for photos in ([red, green], [blue, green]):
+        files = write_fit_features(np.array(photos), ["0" * 64, "1" * 64])
+        there.serve(there.make(1.0, files=files, lineage={"corrections": learned}))
+        scores.append(there.scores()[2])
+    assert scores[0] > 0.9 > scores[1], "the lowest first"
 
 
 def test_a_rollback_brings_the_thresholds_back(there: House) -> None:

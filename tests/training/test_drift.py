@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ram_backend.training.drift import ALARM_RATE, MOST_FEATURES, drift_of, drift_since, write_fit_features
+from ram_backend.training.drift import ALARM_RATE, MOST_FEATURES, Novelty, drift_of, drift_since, write_fit_features
 
 WIDTH = 40
 
@@ -48,6 +48,14 @@ def test_what_a_version_keeps_is_compared_with_what_came_since() -> None:
     assert (found.photos, found.alarm_at is not None) == (200, True)
     seen = drift_since(files, ((sha256(number), row) for number, row in enumerate(new)))
     assert (seen.photos, seen.alarm_at) == (0, None), "images of the fit say nothing"
+
+
+def test_a_photo_is_new_by_its_distance_from_the_nearest_one() -> None:
+    novelty = Novelty(write_fit_features(features(0, 200), [sha256(number) for number in range(200)]))
+    found = [np.median([novelty.of(row) for row in features(1, 200, shift=shift)]) for shift in (0.0, 4.0)]
+    assert [novelty.of(row) for row in features(0, 200)[::50]] == pytest.approx([0] * 4, abs=1e-3), "those of the fit"
+    assert found[0] == pytest.approx(1, abs=0.2)
+    assert found[1] > 1.2 * found[0]
 
 
 def test_a_version_keeps_little_of_many_wide_features() -> None:
