@@ -1,9 +1,9 @@
-"""Which photos to correct first: edits and mAP by the number of corrected photos, for several orders.
+"""Which photos to correct first: edits and mAP by the number of corrected photos, for several strategies.
 
-    python benchmarks/active_learning.py --data DIR --base DIR [--split val] [--seeds 20] [--first 0] [--orders served]
+    python benchmarks/active_learning.py --data DIR --base DIR [--split val] [--seeds 20] [--first 0] [--strategies ...]
 
 A simulated annotator (see `annotated_photos.py`) corrects photos of the train split of `flickr8k_tags` with a starter
-that was built without that set. The first `RANDOM_UNTIL` photos are random, and the same for all orders; afterwards
+that was built without that set. The first `RANDOM_UNTIL` photos are random, and the same for all strategies; afterwards
 the photos that are left are ordered anew with what is served after each round, but for one photo in five, which stays
 where chance put it. Rounds are where the product trains by itself; the ridge is served without asking the gate.
 Differences from random are paired by seed; ± is the half width of their 95 % interval (t over seeds).
@@ -73,9 +73,9 @@ def served(left: Left) -> FloatArray:
     return near(left) * np.array([novelty.of(each) for each in left.features]) ** 2
 
 
-def diverse(left: Left, certainty: FloatArray | None = None, share: int = 4) -> FloatArray:
+def diverse(left: Left, priority: FloatArray | None = None, share: int = 4) -> FloatArray:
     """Greedy k-centre on the features, among the `share` times as many least certain ones (None: among all)."""
-    some = np.arange(len(left.scores)) if certainty is None else np.argsort(certainty)[: share * left.batch]
+    some = np.arange(len(left.scores)) if priority is None else np.argsort(priority)[: share * left.batch]
     unit = left.features / np.linalg.norm(left.features, axis=1, keepdims=True)
     known = left.corrected / np.linalg.norm(left.corrected, axis=1, keepdims=True)
     nearest, order = (unit[some] @ known.T).max(axis=1), np.full(len(left.scores), np.inf)
@@ -87,7 +87,7 @@ def diverse(left: Left, certainty: FloatArray | None = None, share: int = 4) -> 
     return order
 
 
-ORDERS: dict[str, Callable[[Left], FloatArray]] = {
+STRATEGIES: dict[str, Callable[[Left], FloatArray]] = {
     "served": served,
     "near": near,
     "margin": margin,
@@ -99,18 +99,18 @@ ORDERS: dict[str, Callable[[Left], FloatArray]] = {
 
 
 def curves(
-    photos: AnnotatedPhotos, test: NDArray[np.int64], orders: Sequence[str], seed: int
+    photos: AnnotatedPhotos, test: NDArray[np.int64], strategies: Sequence[str], seed: int
 ) -> list[list[tuple[float, float]]]:
     """Edits per photo and mAP of photos `test` at `COUNTS`, by order; they begin with the same photos."""
     pool, measured = np.random.default_rng(seed).permutation(photos.rows("train")), photos.without_tokens(test)
     fitted: dict[bytes, tuple[Delta | None, tuple[float, float]]] = {}
     found = []
-    for order in orders:
+    for order in strategies:
         taken, left, delta, points = pool[:0], pool, None, []
         for count in COUNTS:
             more = count - len(taken)
             if order != "random" and len(taken) >= RANDOM_UNTIL:
-                left = _ordered(photos, taken, left, more, delta, ORDERS[order])
+                left = _ordered(photos, taken, left, more, delta, STRATEGIES[order])
             taken, left = np.concatenate([taken, left[:more]]), left[more:]
             if (key := taken.tobytes()) not in fitted:
                 fitted[key] = _fitted(photos, taken, measured, photos.labels[test], photos.known[test])
@@ -134,7 +134,7 @@ def _fitted(
 
 def _ordered(
     photos: AnnotatedPhotos, taken: NDArray[np.int64], left: NDArray[np.int64], more: int, delta: Delta | None,
-    certainty: Callable[[Left], FloatArray],
+    priority: Callable[[Left], FloatArray],
 ) -> NDArray[np.int64]:  # fmt: skip
     """The photos that are left: at every fifth place one that chance chose, at the others the least certain ones."""
     by_chance = left % 5 == 0
@@ -142,19 +142,19 @@ def _ordered(
     some, corrected = photos.without_tokens(ranked), photos.without_tokens(taken)
     log_odds = some.base if delta is None else delta.log_odds(some.base, some.features)
     seen = Left(sigmoid(log_odds.astype(np.float64)), some.features, corrected.features, more)
-    ranked = ranked[np.argsort(certainty(seen), kind="stable")]
+    ranked = ranked[np.argsort(priority(seen), kind="stable")]
     places = np.concatenate([np.arange(len(chance)) * 5, np.arange(len(ranked)) * 1.25])
     return np.concatenate([chance, ranked])[np.argsort(places, kind="stable")]
 
 
-def rows(orders: Sequence[str], found: NDArray[np.float64], before: tuple[float, float]) -> list[str]:
-    """Two tables as markdown, from (orders, seeds, counts, 2)."""
+def rows(strategies: Sequence[str], found: NDArray[np.float64], before: tuple[float, float]) -> list[str]:
+    """Two tables as markdown, from (strategies, seeds, counts, 2)."""
     lines = []
     for which, title in enumerate(("edits per photo", "mAP")):
         lines += [f"**{title}** (without any correction {before[which]:.3f})", ""]
         lines += [f"| order | {' | '.join(map(str, COUNTS))} |", "| --- |" + " --- |" * len(COUNTS)]
-        chance = found[orders.index("random"), :, :, which]
-        for order, each in zip(orders, found[..., which], strict=True):
+        chance = found[strategies.index("random"), :, :, which]
+        for order, each in zip(strategies, found[..., which], strict=True):
             if order == "random":
                 cells = [f"{np.mean(column):.3f} ± {half_width(column):.3f}" for column in each.T]
             else:
@@ -171,15 +171,15 @@ def main() -> None:
     parser.add_argument("--split", default="val", choices=("val", "test"), help="of what is measured on")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="seed; others than 0 to 19 confirm a choice made on these")
-    parser.add_argument("--orders", nargs="+", default=list(ORDERS), choices=list(ORDERS))
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
     settings = load_settings()
     photos = annotated(chosen.data, SET, open_base(chosen.base, settings), settings)
-    test, orders = photos.rows(chosen.split), ["random", *chosen.orders]
+    test, strategies = photos.rows(chosen.split), ["random", *chosen.strategies]
 
     def one(seed: int) -> list[list[tuple[float, float]]]:
-        return curves(photos, test, orders, seed)
+        return curves(photos, test, strategies, seed)
 
     found = np.array(in_processes(one, range(chosen.first, chosen.first + chosen.seeds), chosen.processes))
     found = found.swapaxes(0, 1)
@@ -188,7 +188,7 @@ def main() -> None:
         edits_of(some, None),
         mean_average_precision(some.base, photos.labels[test], photos.known[test], FEWEST_POSITIVES),
     )
-    print("\n".join(rows(orders, found, before)))
+    print("\n".join(rows(strategies, found, before)))
 
 
 if __name__ == "__main__":

@@ -94,10 +94,10 @@ class Novelty:
 
         self._fit = unit_rows(load(files[FILE])["features"].astype(np.float32))
         own = self._fit @ self._fit.T - 2 * np.eye(len(self._fit))
-        self._typical = max(float(np.median(1 - own.max(axis=1))), 1e-6)
+        self._typical = max(float(np.mean(1 - own.max(axis=1))), 1e-6)
 
     def of(self, features: NDArray[np.floating]) -> float:
-        """Of a photo's features (F,), at least 0; 1.0 is the median of the fit's photos, 0 one of these."""
+        """Of a photo's features (F,), at least 0; 1.0 is the mean of the fit's photos, 0 one of these."""
         kept = unit_rows(features[None, :: _step(len(features))].astype(np.float32))
         return max(0.0, float(1 - (self._fit @ kept[0]).max())) / self._typical
 

@@ -189,7 +189,7 @@ def test_a_planted_leak_is_reported_and_excluded(data: Path, labels: Path) -> No
         evaluated(leaky_only, "--bundle", "leaky")
 
 
-def test_versions_beside_their_base_and_what_they_learned_from(data: Path, labels: Path) -> None:
+def test_versions_with_their_base_and_what_they_learned_from(data: Path, labels: Path) -> None:
     database = connect(KEY)
     bundle = open_bundle(data / "bundles" / "starter")
     ones = np.ones(1, dtype=np.float32)
