@@ -108,10 +108,7 @@ def curves(
     for order in strategies:
         taken, left, delta, points = pool[:0], pool, None, []
         for count in COUNTS:
-            more = count - len(taken)
-            if order != "random" and len(taken) >= RANDOM_UNTIL:
-                left = _ordered(photos, taken, left, more, delta, STRATEGIES[order])
-            taken, left = np.concatenate([taken, left[:more]]), left[more:]
+            taken, left = taken_and_left(photos, taken, left, count, delta, STRATEGIES.get(order))
             if (key := taken.tobytes()) not in fitted:
                 fitted[key] = _fitted(photos, taken, measured, photos.labels[test], photos.known[test])
             delta, figures = fitted[key]
@@ -130,6 +127,17 @@ def _fitted(
     scores = measured.base if delta is None else delta.log_odds(measured.base, measured.features)
     edits = float(measured.edits(scores, measured.thresholds).mean())
     return delta, (edits, mean_average_precision(scores, labels, known, FEWEST_POSITIVES))
+
+
+def taken_and_left(
+    photos: AnnotatedPhotos, taken: NDArray[np.int64], left: NDArray[np.int64], count: int, delta: Delta | None,
+    priority: Callable[[Left], FloatArray] | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
+    """So many photos in all, and those left then, ordered anew after the random ones; None: never."""
+    more = count - len(taken)
+    if priority is not None and len(taken) >= RANDOM_UNTIL:
+        left = _ordered(photos, taken, left, more, delta, priority)
+    return np.concatenate([taken, left[:more]]), left[more:]
 
 
 def _ordered(
