@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ram_backend.gate.folds import group_near_duplicates
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.images.decode import decode, perceptual_hash
+from ram_backend.images.near_duplicates import group_near_duplicates
 from ram_backend.models.bundle import Bundle, open_bundle
 from ram_backend.models.delta import features_of
 from ram_backend.models.network import Network, load_network

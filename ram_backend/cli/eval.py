@@ -141,8 +141,10 @@ def _versions(project: str, names: list[str] | None, tags: Sequence[str], settin
         tagger = Tagger(bundle, network, subset, delta=version.delta, version=version.digest)
         folds, seen = read_folds(version.files, version.delta.tags, [sha256 for sha256, _ in images])
         rows = zip(images, seen, strict=True)  # all where a version doesn't say
-        training = TrainingImages(frozenset(each for each, used in rows if used or not folds))
-        found.append(EvaluatedModel(f"{project} {name}", tagger, training | (base.training or training)))
+        learned = {each for each, used in rows if used or not folds} | (
+            base.training.hashes if base.training else set()
+        )
+        found.append(EvaluatedModel(f"{project} {name}", tagger, TrainingImages(frozenset(learned))))
     return found
 
 

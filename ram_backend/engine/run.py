@@ -32,8 +32,9 @@ from ram_backend.engine.findings import Finding, findings_of
 from ram_backend.engine.noise_model import fit_noise_model
 from ram_backend.engine.signals import SIGNALS, CrossFittedRidge, Portion
 from ram_backend.errors import ImageError, ImageUnreachable, InputError
-from ram_backend.gate.folds import folds_of, group_near_duplicates
+from ram_backend.gate.folds import folds_of
 from ram_backend.images.decode import thumbnail
+from ram_backend.images.near_duplicates import group_near_duplicates
 from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
 from ram_backend.tagging.tagger import Tagger
 
@@ -155,6 +156,9 @@ def run_engine(
     np.savez(folder / "probabilities.npz", files=list(images.names), tags=names, probabilities=probabilities)
     findings.sort(key=lambda each: (-each.probability, each.number, each.tag))
     counts = Counter(each.kind for each in findings)
+    alike = defaultdict(list)
+    for group, row in zip(groups.tolist(), rows.tolist(), strict=True):
+        alike[group].append(images.names[row])
     summary = {
         "images": len(rows),
         "unreadable": errors,
@@ -165,7 +169,7 @@ def run_engine(
         "missing": counts["missing"],
         "share_left_out": round(model.missing, 3),
         "weights": dict(zip(SIGNALS, np.round(model.weights, 3).tolist(), strict=False)),
-        "near_duplicates": _duplicates(groups, [images.names[row] for row in rows.tolist()]),
+        "near_duplicates": [members for members in alike.values() if len(members) > 1],
     }
     _write(folder, images, findings, summary, limits, progress)
     return EngineResult(findings, summary)
@@ -231,14 +235,6 @@ def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tag
         errors=np.array(errors, dtype=np.str_),
     )
     partial.replace(file)
-
-
-def _duplicates(groups: NDArray[np.int64], names: Sequence[str]) -> list[list[str]]:
-    """Names of images that look alike."""
-    alike = defaultdict(list)
-    for group, name in zip(groups.tolist(), names, strict=True):
-        alike[group].append(name)
-    return [members for members in alike.values() if len(members) > 1]
 
 
 def _write(

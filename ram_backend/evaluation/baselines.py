@@ -14,7 +14,7 @@ from ram_backend.evaluation.figures import MIN_POSITIVES, ModelScores
 from ram_backend.evaluation.labels import LabelSet
 from ram_backend.evaluation.leaks import TrainingImages
 from ram_backend.evaluation.scoring import ScoredImages, score_images
-from ram_backend.gate.folds import group_near_duplicates
+from ram_backend.images.near_duplicates import group_near_duplicates
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.delta import features_of
 from ram_backend.models.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing

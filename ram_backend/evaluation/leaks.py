@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.gate.folds import NEAR_DUPLICATE_BITS
+from ram_backend.images.near_duplicates import NEAR_DUPLICATE_BITS
 from ram_backend.models.bundle import TRAINING_IMAGES, Bundle
 from ram_backend.models.starter.install import PACKAGED, starter_digest
 
@@ -23,9 +23,6 @@ class TrainingImages:
     """Images that a model has learned from: sha256 in hex and perceptual hash."""
 
     hashes: frozenset[tuple[str, int]]
-
-    def __or__(self, other: TrainingImages) -> TrainingImages:
-        return TrainingImages(self.hashes | other.hashes)
 
     def leaks(self, sha256: Sequence[str], phash: NDArray[np.uint64]) -> dict[int, str]:
         """Which of N images these are: their rows, each with `SAME` or `NEAR`.
