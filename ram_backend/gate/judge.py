@@ -111,9 +111,9 @@ def refuse_before_fitting(training_set: TrainingSet, seed: int = 0) -> Verdict |
     Returns:
         `needs_data` or `reject`; None where fitting is worth while.
     """
-    said = training_set.said
-    right, wrong = training_set.labels & said, ~training_set.labels & said
-    images = len(np.unique(training_set.groups[said.any(axis=1)]))
+    stated = training_set.stated
+    right, wrong = training_set.labels & stated, ~training_set.labels & stated
+    images = len(np.unique(training_set.groups[stated.any(axis=1)]))
     positives = int(right[:, right.any(axis=0) & wrong.any(axis=0)].sum())
     figures: dict[str, float] = {"images": images, "positives": positives}
     missing = float(max(FEWEST_IMAGES - images, 0))
@@ -131,7 +131,7 @@ def refuse_before_fitting(training_set: TrainingSet, seed: int = 0) -> Verdict |
                 f" {FEWEST_POSITIVES} right ones of such tags are needed."
             )
         return Verdict("needs_data", reason, figures | {"more_corrections": more})
-    labels, weights = training_set.labels, training_set.weights * said
+    labels, weights = training_set.labels, training_set.weights * stated
     figures |= permutation_test(training_set.base, labels, weights, training_set.groups, seed)
     if figures["p_unrelated"] <= UNRELATED_FROM:
         return None
@@ -196,14 +196,14 @@ def judge_candidate(
     figures |= {"change_low": low, "change_high": high, "p_value": change.p_value}
     figures |= _ticks_that_change(some, candidate)
     if at_random is not None and (chosen := at_random[rows]).any():
-        error = calibration_error(sigmoid(candidate[chosen]), some.labels[chosen], some.said[chosen])
+        error = calibration_error(sigmoid(candidate[chosen]), some.labels[chosen], some.stated[chosen])
         figures |= {"random.images": chosen.sum(), "random.calibration_error": error}
         figures |= {"random.incumbent": before[chosen].mean(), "random.candidate": after[chosen].mean()}
     if shift is not None and not shift.harmless:
         return Verdict("reject", _harm(shift), figures)
     if change.p_value > SIGNIFICANCE_LEVEL:
         return _not_certain(change, figures)
-    lost, error = ranking_change(some.incumbent, candidate, some.labels, some.said, folds)
+    lost, error = ranking_change(some.incumbent, candidate, some.labels, some.stated, folds)
     figures["map_change"] = lost
     if lost < -LARGEST_RANKING_LOSS - NormalDist().inv_cdf(0.95) * error:
         reason = f"Fewer edits, but the ranking is worse ({lost:+.3f} mAP): {edits_sentence(change)}."
@@ -255,8 +255,8 @@ def _ticks_that_change(some: TrainingSet, candidate: NDArray[np.floating]) -> di
     before = some.ticked(some.incumbent, some.incumbent_thresholds)
     after = some.ticked(candidate, some.thresholds)
     changes = {
-        "vanished": before & ~after & ~some.labels & some.said,
-        "found": ~before & after & some.labels & some.said,
+        "vanished": before & ~after & ~some.labels & some.stated,
+        "found": ~before & after & some.labels & some.stated,
     }
     counts = {name: change.sum(axis=0) for name, change in changes.items()}
     return {

@@ -175,10 +175,10 @@ def permutation_test(
 def filter_annotators(
     scores: NDArray[np.floating], labels: BoolArray, known: BoolArray, ticked: BoolArray, annotators: Sequence[Hashable]
 ) -> tuple[BoolArray, BoolArray]:
-    """Pairs that are no evidence, and unsaid ones: a Poisson test of annotators' edits.
+    """Pairs that are no evidence, and imputed ones: a Poisson test of annotators' edits.
 
     An untouched tag is a "no" at full weight, unless its annotator adds far
-    fewer tags than the scores expect: then tags that stayed off are unsaid.
+    fewer tags than the scores expect: then tags that stayed off are imputed.
     Annotators who remove far fewer, too, accept everything, and their photos
     are no evidence.
 
@@ -190,14 +190,14 @@ def filter_annotators(
         annotators: of the N images, equal where the same people annotated.
 
     Returns:
-        Two of (N, L), of known pairs: no evidence; unsaid.
+        Two of (N, L), of known pairs: no evidence; imputed.
     """
     from scipy.stats import poisson
 
     numbers = {each: number for number, each in enumerate(dict.fromkeys(annotators))}
     of_row = np.array([numbers[each] for each in annotators], dtype=np.int64)
     off, on = known & ~ticked, known & ticked
-    nothing, unsaid = np.zeros_like(known), np.zeros_like(known)
+    nothing, imputed = np.zeros_like(known), np.zeros_like(known)
     expected = [(scores * off).sum(axis=1), ((1 - scores) * on).sum(axis=1)]
     edits = [(labels & off).sum(axis=1), (~labels & on).sum(axis=1)]
     for number in numbers.values():
@@ -206,8 +206,8 @@ def filter_annotators(
         added, removed = poisson.cdf(counts, FAR_FEWER * np.array(means)) <= CERTAIN
         if added:
             nothing[rows] = known[rows] & removed
-            unsaid[rows] = off[rows] & ~labels[rows] & (not removed)
-    return nothing, unsaid
+            imputed[rows] = off[rows] & ~labels[rows] & (not removed)
+    return nothing, imputed
 
 
 def _some_groups(groups: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:

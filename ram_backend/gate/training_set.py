@@ -39,7 +39,7 @@ class TrainingSet:
         labels: (N, L) bool, what people said; False where nobody said anything.
         weights: (N, L) float32 in [0, 1], how much the label is believed; 0:
             nobody said.
-        unsaid: (N, L) bool, known pairs whose annotator leaves out what is
+        imputed: (N, L) bool, known pairs whose annotator leaves out what is
             missing: their labels are drawn from what is served. None: no pair.
         content: N sha256 of the images' bytes.
         groups: (N,) int64, near-duplicates have the same number.
@@ -55,7 +55,7 @@ class TrainingSet:
             only its thresholds mean something.
         embeddings: (L, E) float32 text embeddings of the tags, length 1, so
             that tags of similar meaning can share what they learn, see
-            `tagging.tag_embeddings`; None where the bundle has none.
+            `tagging.subset`; None where the bundle has none.
 
     Raises:
         InputError: numbers that are not finite; names the field.
@@ -77,7 +77,7 @@ class TrainingSet:
     most_ticked: int | None = None
     calibrated: bool = True
     embeddings: FloatArray | None = None
-    unsaid: NDArray[np.bool_] | None = None
+    imputed: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         for name in ("features", "base", "incumbent", "weights", "embeddings"):
@@ -99,17 +99,17 @@ class TrainingSet:
         return self.weights > 0
 
     @property
-    def said(self) -> NDArray[np.bool_]:
+    def stated(self) -> NDArray[np.bool_]:
         """(N, L) bool: known, and by what somebody said."""
-        return self.known if self.unsaid is None else self.known & ~self.unsaid
+        return self.known if self.imputed is None else self.known & ~self.imputed
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on photos of annotators who are not fully believed."""
-        if self.unsaid is None:
+        if self.imputed is None:
             return ()
         found = {
-            "add hardly any tag: what stayed off is not held for wrong": self.unsaid.any(axis=1),
+            "add hardly any tag: what stayed off is not held for wrong": self.imputed.any(axis=1),
             "accept all that is ticked: these photos say nothing": ~self.known.any(axis=1),
         }
         return tuple(f"Annotators of {rows.sum()} photos {what}." for what, rows in found.items() if rows.any())
@@ -140,19 +140,19 @@ class TrainingSet:
     def edits(self, log_odds: FloatArray, thresholds: FloatArray) -> NDArray[np.float64]:
         """(N,): cost of edits where log-odds (N, L) tick above thresholds (L,).
 
-        A tick on an unsaid pair costs what is expected beyond that of leaving
+        A tick on an imputed pair costs what is expected beyond that of leaving
         it off: the incumbent's scores are the probabilities.
         """
         ticked = self.ticked(log_odds, thresholds)
-        found = edits(ticked, self.labels, 0.5, self.said, self.add_costs)
-        if self.unsaid is not None:
-            rows, tags = np.nonzero(ticked & self.unsaid)
+        found = edits(ticked, self.labels, 0.5, self.stated, self.add_costs)
+        if self.imputed is not None:
+            rows, tags = np.nonzero(ticked & self.imputed)
             expected = 1 - sigmoid(self.incumbent[rows, tags]) * (1 + self.add_costs[tags])
             np.add.at(found, rows, np.maximum(expected, 0))
         return found
 
     def with_filtered_annotators(self, ticked: NDArray[np.bool_], annotators: Sequence[Hashable]) -> TrainingSet:
-        """Without what is no evidence; unsaid pairs as the incumbent has them.
+        """Without what is no evidence; imputed pairs as the incumbent has them.
 
         Where they were left out instead, hardly any "no" would be known of a
         tag that its annotator keeps, and ticks on new photos would cost nothing.
@@ -161,12 +161,12 @@ class TrainingSet:
             ticked: (N, L) tags that were ticked when the annotator began.
             annotators: of the N images.
         """
-        nothing, unsaid = filter_annotators(sigmoid(self.base), self.labels, self.known, ticked, annotators)
+        nothing, imputed = filter_annotators(sigmoid(self.base), self.labels, self.known, ticked, annotators)
         labels = self.labels.copy()
-        for row in np.flatnonzero(unsaid.any(axis=1)):
+        for row in np.flatnonzero(imputed.any(axis=1)):
             chance = np.random.default_rng(int(self.content[row][:16], 16)).random(len(self.tags))  # each round's
-            labels[row] |= unsaid[row] & (chance < sigmoid(self.incumbent[row]))
-        return replace(self, labels=labels, weights=self.weights * ~nothing, unsaid=unsaid)
+            labels[row] |= imputed[row] & (chance < sigmoid(self.incumbent[row]))
+        return replace(self, labels=labels, weights=self.weights * ~nothing, imputed=imputed)
 
     def take(self, rows: Rows) -> TrainingSet:
         """The training set of some images, by index in that order or by mask."""
@@ -177,7 +177,7 @@ class TrainingSet:
         if self.incumbent is self.base:
             taken["incumbent"] = taken["base"]
         tokens = None if self.tokens is None else self.tokens[places]
-        unsaid = None if self.unsaid is None else self.unsaid[places]
+        imputed = None if self.imputed is None else self.imputed[places]
         return replace(
-            self, **taken, tokens=tokens, unsaid=unsaid, content=tuple(self.content[place] for place in places)
+            self, **taken, tokens=tokens, imputed=imputed, content=tuple(self.content[place] for place in places)
         )

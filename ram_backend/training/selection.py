@@ -117,7 +117,7 @@ class RidgeTrainer:
 
     strengths: tuple[float, ...] = RIDGE_ALPHAS
     smoothing: bool | None = None
-    name: str = "residual"
+    name: str = "ridge"
 
     def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
         """As `Trainer` says; nothing here is random."""

@@ -21,7 +21,7 @@ NONE = np.zeros_like(TICKED)
 
 
 @pytest.mark.parametrize(
-    ("labels", "nothing", "unsaid"),
+    ("labels", "nothing", "imputed"),
     [
         (TRUTH, NONE, NONE),
         (TRUTH & (TICKED | (random.random(TRUTH.shape) > 0.3)), NONE, NONE),
@@ -30,17 +30,17 @@ NONE = np.zeros_like(TICKED)
     ],
     ids=["honest", "misses 30 %", "only removes", "accepts everything"],
 )
-def test_annotators(labels: np.ndarray, nothing: np.ndarray, unsaid: np.ndarray) -> None:
+def test_annotators(labels: np.ndarray, nothing: np.ndarray, imputed: np.ndarray) -> None:
     found = filter_annotators(SCORES, labels, ALL, TICKED, ["a"] * 60)
-    assert np.array_equal(found, (nothing, unsaid))
+    assert np.array_equal(found, (nothing, imputed))
 
 
 def test_each_annotator_alone_and_few_photos_are_believed() -> None:
     half = np.arange(60) < 30
     labels = np.where(half[:, None], TRUTH, TICKED)
-    nothing, unsaid = filter_annotators(SCORES, labels, ALL, TICKED, ["honest"] * 30 + ["hasty"] * 30)
+    nothing, imputed = filter_annotators(SCORES, labels, ALL, TICKED, ["honest"] * 30 + ["hasty"] * 30)
     assert np.array_equal(nothing, np.repeat(~half[:, None], 40, axis=1))
-    assert not unsaid.any()
+    assert not imputed.any()
     assert not np.any(filter_annotators(SCORES[:2], TICKED[:2], ALL[:2], TICKED[:2], [1, 1]))
 
 

@@ -162,7 +162,7 @@ def test_no_result_where_the_bundle_s_own_head_is_best(bundle: Bundle, monkeypat
     monkeypatch.setattr(head_tuning._Tuning, "_quality", lambda run, log_odds: 0.5)
     assert fitted(trainer(bundle, stop_after=3)) is None
     candidate = candidate_of(photos(), trainer(bundle, stop_after=3))
-    assert candidate.trainer in ("recalibration", "residual")
+    assert candidate.trainer in ("recalibration", "ridge")
 
 
 def test_no_result_without_labels_with_few_images_or_where_it_does_harm(bundle: Bundle) -> None:

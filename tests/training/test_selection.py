@@ -67,7 +67,7 @@ def test_cross_fitted_edits_are_those_of_unseen_photos() -> None:
     training_set = drawn(300)
     candidate = fitted(training_set)
     figures = candidate.cross_validated
-    assert figures["residual"]["edits"] < figures["recalibration"]["edits"]
+    assert figures["ridge"]["edits"] < figures["recalibration"]["edits"]
     unseen = UNSEEN.edits(log_odds(candidate), UNSEEN.thresholds).mean()
     assert figures[candidate.trainer]["edits"] == pytest.approx(unseen, rel=0.15)
     assert candidate.evaluated.all()
