@@ -88,7 +88,7 @@ def stats(
         "tasks_of_several_annotators": len({each.task_id for each in labels if len(each.annotation_ids) > 1}),
         "agreement": agreement_of(corrections),
         **{state: states[state] for state in _STATES},
-        "changed_since_last_training": opened.jobs.waiting(opened.key)[opened.key].changed,
+        "changed_since_last_training": opened.jobs.new_corrections(opened.key)[opened.key].changed,
     }
     rows = []
     for tag in count_tags(corrections)[:top]:

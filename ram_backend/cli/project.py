@@ -26,7 +26,7 @@ from ram_backend.projects.project import Project, TrustedHost, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server.resolved_config import VersionRef, precision_notes
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions.records import Served
+from ram_backend.versions.records import ServedVersion
 
 NAMED = 5
 """Choices in a remark."""
@@ -96,11 +96,11 @@ def show(project: ProjectArgument, as_json: AsJson = False) -> None:
     opened = open_project(project)
     facts = _facts(opened.project, opened.trusted_host, opened.settings)
     served = opened.jobs.versions.served(opened.key)
-    waiting = opened.jobs.waiting(opened.key)[opened.key]
+    new = opened.jobs.new_corrections(opened.key)[opened.key]
     facts |= {
         "in_force": _in_force(opened.project, opened.settings.bundle),
         "served": f"{served.name}, pinned" if served.pinned else served.name,
-        "corrections": f"{waiting.changed} changed, {waiting.next_training}",
+        "corrections": f"{new.changed} changed, {new.next_training}",
     }
     notes = {"precision": _promises(opened, served), "remarks": _remarks(opened.project)}
     facts |= {name: lines for name, lines in notes.items() if lines}
@@ -282,7 +282,7 @@ def _unknown_choices(schema: LabelSchema, options: ProjectOptions) -> str:
     return listed(unknown, NAMED, lambda name: f"{name!r}{hints.get(name, '')}")
 
 
-def _promises(opened: OpenProject, served: Served) -> list[str]:
+def _promises(opened: OpenProject, served: ServedVersion) -> list[str]:
     """Whether a requested precision can be promised."""
     schema = _plan(opened.project)
     options = {

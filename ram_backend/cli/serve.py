@@ -34,7 +34,7 @@ def serve(
     from ram_backend.console.page import mount
     from ram_backend.server.app import create_app
     from ram_backend.server.middleware import Access
-    from ram_backend.server.model import Model, identify
+    from ram_backend.server.model import ModelLoader, identify
     from ram_backend.server.uvicorn_runner import bind, prepare, run
     from ram_backend.worker.heartbeat import WorkerSupervisor
 
@@ -59,7 +59,7 @@ def serve(
         f" The admin's page is {url}/. Ctrl-C stops."
     )
     with WorkerSupervisor(settings) if settings.worker else nullcontext():
-        app = create_app(settings, model=Model(settings, identity=identity))
+        app = create_app(settings, model=ModelLoader(settings, identity=identity))
         mount(app, check=check_project)
         run(app, settings, listening)
     typer.echo("Stopped.")

@@ -15,7 +15,7 @@ from ram_backend.errors import RamError, VersionDamaged, VersionRefused
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.models.calibration import sigmoid
 from ram_backend.versions.directory import Version, open_version, version_path
-from ram_backend.versions.records import BASE, Lineage, Served, VersionRecord
+from ram_backend.versions.records import BASE, Lineage, ServedVersion, VersionRecord
 
 app = typer.Typer(help="Versions of a project: list, show, diff, activate, rollback, pin, unpin.", no_args_is_help=True)
 
@@ -175,7 +175,7 @@ def _read(opened: OpenProject, record: VersionRecord) -> Version:
     return open_version(path, None, key=opened.key, digest=record.digest)
 
 
-def _facts(record: VersionRecord, served: Served) -> dict[str, Any]:
+def _facts(record: VersionRecord, served: ServedVersion) -> dict[str, Any]:
     return {
         "version": record.name,
         "state": record.state,

@@ -27,13 +27,13 @@ from ram_backend.jobs.schedules import KINDS
 from ram_backend.labelstudio.provisioning import Check
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.projects.project import Project, TrustedHost
-from ram_backend.server.app import Server
+from ram_backend.server.app import Opened
 from ram_backend.server.handlers import snapshot_of
 from ram_backend.server.middleware import Refused
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import engine_folder
-from ram_backend.versions.records import Served
+from ram_backend.versions.records import ServedVersion
 
 TOKEN_HEADER = "x-ram-page-token"
 TAGS = 200
@@ -69,16 +69,16 @@ def mount(app: FastAPI, *, check: Checker) -> None:
     app.mount("/console", StaticFiles(directory=_HERE / "static"), name="console")
 
 
-async def _admitted(services: Server, request: Request) -> None:
+async def _admitted(services: Opened, request: Request) -> None:
     """Refuses (403) browsers on other machines, without a login."""
     if not services.settings.basic_auth_user and not is_loopback(request.headers.get("host", "")):
         message = "Without a login (RAM_BASIC_AUTH_USER, RAM_BASIC_AUTH_PASS) the page is for localhost alone."
         raise Refused(403, "LoginNeeded", message)
 
 
-async def _known(services: Server, reference: str) -> Project:
+async def _known(services: Opened, reference: str) -> Project:
     project = services.project(reference)
-    if services.store.get(project.key) is None:
+    if services.project_cache.get(project.key) is None:
         raise ProjectNotFound(f"There is no project {reference[:40]!r}: `ram-backend project list` has them.")
     return project
 
@@ -108,34 +108,34 @@ class _Page:
             self.router.add_api_route(path, view, methods=["GET"])
         self.router.add_api_route("/projects/{reference}/{action}", self._act, methods=["POST"])
 
-    async def _projects(self, services: Server) -> HTMLResponse:
+    async def _projects(self, services: Opened) -> HTMLResponse:
         rows = await asyncio.to_thread(_overview, services)
         return self._render(services, "projects.html", rows=rows)
 
-    async def _project(self, services: Server, project: Known, reference: str) -> HTMLResponse:
+    async def _project(self, services: Opened, project: Known, reference: str) -> HTMLResponse:
         thresholds, problem = await _thresholds_in_force(services, project)
         facts = await asyncio.to_thread(_facts, services, project)
         facts["thresholds"] = thresholds
         facts["problems"] = [each for each in (problem, project.extra_params_error) if each]
         return self._render(services, "project.html", reference=reference, **facts)
 
-    async def _connection(self, services: Server, project: Known) -> HTMLResponse:
+    async def _connection(self, services: Opened, project: Known) -> HTMLResponse:
         def look() -> list[Check]:
             trusted_host = services.jobs.projects.changes().trusted_host
             return list(self._check(services.settings, project, trusted_host))
 
         return self._render(services, "connection.html", findings=await asyncio.to_thread(look))
 
-    async def _tag(self, services: Server, project: Known, reference: str, name: str) -> HTMLResponse:
+    async def _tag(self, services: Opened, project: Known, reference: str, name: str) -> HTMLResponse:
         statistics = await asyncio.to_thread(statistics_of, services.ledger, project)
         shown = {"tag": name, "photos": (statistics.photos or {}).get(name, ())}
         return self._render(services, "tag.html", reference=reference, project=project, **shown)
 
-    async def _report(self, services: Server, project: Known) -> HTMLResponse:
+    async def _report(self, services: Opened, project: Known) -> HTMLResponse:
         values = await asyncio.to_thread(report_values, services.jobs, services.settings, project)
         return self._render(services, "report.html", layout="base.html", **values)
 
-    async def _engine(self, services: Server, project: Known) -> Response:
+    async def _engine(self, services: Opened, project: Known) -> Response:
         """The report of the last engine job, with its styles and pictures inside."""
         path = engine_folder(services.settings.versions_dir, project.key) / "report.html"
         if not await asyncio.to_thread(path.is_file):
@@ -143,7 +143,7 @@ class _Page:
         inside = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
         return FileResponse(path, headers={**_HEADERS, "Content-Security-Policy": inside})
 
-    async def _photo(self, services: Server, project: Known, task: int, image: str) -> Response:
+    async def _photo(self, services: Opened, project: Known, task: int, image: str) -> Response:
         """A thumbnail of a corrected photo, fetched as `/predict` fetches it."""
         statistics = await asyncio.to_thread(statistics_of, services.ledger, project)
         photo = statistics.photo(task, image)
@@ -155,7 +155,7 @@ class _Page:
         return Response(data, media_type="image/jpeg", headers=headers)
 
     async def _act(
-        self, request: Request, services: Server, project: Known, action: str, given: Annotated[dict[str, Any], Body()]
+        self, request: Request, services: Opened, project: Known, action: str, given: Annotated[dict[str, Any], Body()]
     ) -> dict[str, str]:
         token = request.headers.get(TOKEN_HEADER, "")
         if not hmac.compare_digest(token.encode(), self._token.encode()):
@@ -186,7 +186,7 @@ def _facts(services: Services, project: Project) -> dict[str, Any]:
         "statistics": statistics,
         "tags": statistics.tags[:TAGS],
         "tags_left": max(0, len(statistics.tags) - TAGS),
-        "waiting": jobs.waiting(key)[key],
+        "new": jobs.new_corrections(key)[key],
         "days": bars_per_day(statistics.per_day, datetime.now(UTC).date()),
         "versions": versions[::-1],
         "plot": before_and_after([row for each in versions if (row := plotted(each))]),
@@ -211,10 +211,10 @@ def _overview(services: Services) -> list[dict[str, Any]]:
     served = {each.key: each for each in jobs.versions.changes().served}
     by_age = sorted(jobs.table.jobs(limit=LATEST_JOBS), key=lambda job: job.requested_at)
     latest = {job.key: job for job in by_age}
-    waiting = jobs.waiting(*(project.key for project in services.store.projects()))
+    new = jobs.new_corrections(*(project.key for project in services.project_cache.projects()))
     return [
-        {"key": key, "served": served.get(key, Served(key)), "waiting": each, "job": latest.get(key)}
-        for key, each in waiting.items()
+        {"key": key, "served": served.get(key, ServedVersion(key)), "new": each, "job": latest.get(key)}
+        for key, each in new.items()
     ]
 
 

@@ -16,23 +16,23 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import open_version, version_path
-from ram_backend.versions.records import ACCEPTED, BASE, Served
+from ram_backend.versions.records import ACCEPTED, BASE, ServedVersion
 from ram_backend.versions.table import VersionTable
 
 _PROJECTS = 10_000
 """Projects whose counts of corrections are kept until their ledger grows."""
 
 
-class Waiting(NamedTuple):
-    """Corrections since the last training, and how many begin the next (None: none)."""
+class NewCorrections(NamedTuple):
+    """Changed since the last training, and how many begin the next (None: none)."""
 
     changed: int
-    enough: int | None
+    needed: int | None
 
     @property
     def next_training(self) -> str:
         """When the project is trained by itself, in a few words."""
-        return "trained when asked" if self.enough is None else f"next training at {self.enough}"
+        return "trained when asked" if self.needed is None else f"next training at {self.needed}"
 
 
 class JobService:
@@ -87,9 +87,9 @@ class JobService:
             message = f"Training was queued already, as job {job.short}."
         else:
             message = f"Training is running, as job {job.short}; corrections that came since it began get another one."
-        waiting = self.waiting(job.key)[job.key]
+        new = self.new_corrections(job.key)[job.key]
         message += (
-            f" {waiting.changed} corrections have changed; by itself the project is {waiting.next_training}."
+            f" {new.changed} corrections have changed; by itself the project is {new.next_training}."
             " `ram-backend jobs` and the server's page show how far it is; it needs a worker."
         )
         return {"job": job.id, "message": message}
@@ -99,7 +99,7 @@ class JobService:
         self._check_known(key)
         return self.table.request(key, "prelabel", reason, options)
 
-    def roll_back(self, key: ProjectKey, name: str) -> tuple[Served, Job | None]:
+    def roll_back(self, key: ProjectKey, name: str) -> tuple[ServedVersion, Job | None]:
         """Serves and pins another version, or `BASE`; a worker renews the predictions.
 
         A quarantined version whose files are whole again leaves the quarantine.
@@ -122,7 +122,7 @@ class JobService:
             return served, None
         return served, self.table.request(key, "refresh", f"{served.name} is served instead of {before.name}").job
 
-    def waiting(self, *keys: ProjectKey) -> dict[ProjectKey, Waiting]:
+    def new_corrections(self, *keys: ProjectKey) -> dict[ProjectKey, NewCorrections]:
         """How near projects, by default all with events, are to a training."""
         one = keys[0] if len(keys) == 1 else None
         events = self.ledger.last_events() if one is None else {one: self.ledger.last_event(one)}
@@ -133,15 +133,15 @@ class JobService:
             names = key, ProjectKey("", key.id, key.created)
             last, attempt = (max(rows.get(name, 0) for name in names) for rows in (events, attempts))
             seen = _seen(self.ledger, key, attempt) if attempt else 0
-            enough = max(1, first - seen, -(-seen // 2)) if first else None
-            found[key] = Waiting(_changed(self.ledger, key, attempt, last), enough)
+            needed = max(1, first - seen, -(-seen // 2)) if first else None
+            found[key] = NewCorrections(_changed(self.ledger, key, attempt, last), needed)
         return found
 
     def request_due_trainings(self, *keys: ProjectKey) -> list[Job]:
         """Requests trainings of projects, by default all, with enough corrections."""
         found: list[Job] = []
-        for key, (changed, enough) in self.waiting(*(keys or self.projects.keys())).items():
-            if enough is not None and changed >= enough:
+        for key, (changed, needed) in self.new_corrections(*(keys or self.projects.keys())).items():
+            if needed is not None and changed >= needed:
                 if any(job.is_open for job in self.table.jobs(key, kind="train", limit=1)):
                     continue  # its end checks the project again
                 with suppress(ProjectNotFound, ProjectPinned):

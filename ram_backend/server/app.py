@@ -24,7 +24,7 @@ from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest,
 from ram_backend.projects.keys import parse_project
 from ram_backend.server import handlers
 from ram_backend.server.middleware import SMALL_BODY_BYTES, Access, BodyReader, Refused, RequestMiddleware, on_error
-from ram_backend.server.model import Model, await_shared
+from ram_backend.server.model import ModelLoader, await_shared
 from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
@@ -38,7 +38,7 @@ _BODY = {"requestBody": {"content": {"application/json": {"schema": {"type": "ob
 routes = APIRouter()
 
 
-def create_app(settings: Settings, *, jobs: JobService | None = None, model: Model | None = None) -> FastAPI:
+def create_app(settings: Settings, *, jobs: JobService | None = None, model: ModelLoader | None = None) -> FastAPI:
     """The app that Label Studio talks to. Nothing is loaded or opened before it starts (lifespan).
 
     Args:
@@ -82,96 +82,99 @@ async def _services(request: Request) -> Services:
     return services
 
 
-Server = Annotated[Services, Depends(_services)]
+Opened = Annotated[Services, Depends(_services)]
 
 
 def _body(model: type[M]) -> Any:
     """Dependency: a request's body; parsing a large one would hold up all requests of this process."""
 
-    async def received(request: Request, server: Server) -> AsyncIterator[M]:
+    async def received(request: Request, services: Opened) -> AsyncIterator[M]:
         async with request.app.state.bodies.read(request) as body:
             if len(body) <= SMALL_BODY_BYTES:
                 yield read_request(model, body)
             else:
-                with server.body_process.in_use(), NamedTemporaryFile() as file:  # pickling holds the lock
+                with services.body_process.in_use(), NamedTemporaryFile() as file:  # pickling holds the lock
                     path = Path(file.name)
                     await asyncio.to_thread(path.write_bytes, body)
                     body.clear()
-                    yield await asyncio.to_thread(server.body_process.run, read_request, model, path)
+                    yield await asyncio.to_thread(services.body_process.run, read_request, model, path)
 
     return Depends(received)
 
 
 @routes.head("/health", include_in_schema=False)
 @routes.get("/health")
-async def health(server: Server) -> JSONResponse:
+async def health(services: Opened) -> JSONResponse:
     """Reports liveness and state."""
     return JSONResponse(
         {
             "status": "UP",
             "version": __version__,
-            "bundle": server.settings.bundle,
-            "model": server.model.state,
-            "database": server.store.problem is None,
+            "bundle": services.settings.bundle,
+            "model": services.model.state,
+            "database": services.project_cache.problem is None,
         }
     )
 
 
 @routes.get("/ready")
-async def ready(server: Server) -> JSONResponse:
+async def ready(services: Opened) -> JSONResponse:
     """200 when the model is loaded, else 503 and why; and which projects aren't served their version."""
-    state = server.model.state
-    content = {"status": state, "error": server.model.problem, "quarantined": server.swap.failures}
+    state = services.model.state
+    content = {"status": state, "error": services.model.problem, "quarantined": services.swap.failures}
     return JSONResponse(content, status_code=200 if state == "ready" else 503)
 
 
 @routes.post("/setup", openapi_extra=_BODY)
-async def setup(server: Server, body: Annotated[SetupRequest, _body(SetupRequest)]) -> JSONResponse:
+async def setup(services: Opened, body: Annotated[SetupRequest, _body(SetupRequest)]) -> JSONResponse:
     """Label Studio connects a project, or checks that it is reachable: answers its model version."""
-    return JSONResponse({"model_version": await handlers.setup(server, body)})
+    return JSONResponse({"model_version": await handlers.setup(services, body)})
 
 
 @routes.post("/predict", openapi_extra=_BODY)
-async def predict(request: Request, server: Server, body: Annotated[PredictRequest, _body(PredictRequest)]) -> Response:
+async def predict(
+    request: Request, services: Opened, body: Annotated[PredictRequest, _body(PredictRequest)]
+) -> Response:
     """Predictions for tasks: one each, in order."""
-    answer = await _unless_gone(asyncio.create_task(handlers.predict(server, body)), request.receive)
+    answer = await _unless_gone(asyncio.create_task(handlers.predict(services, body)), request.receive)
     return Response(status_code=499) if answer is None else JSONResponse(answer)
 
 
 @routes.post("/webhook", openapi_extra=_BODY)
-async def webhook(server: Server, body: Annotated[WebhookRequest, _body(WebhookRequest)]) -> JSONResponse:
+async def webhook(services: Opened, body: Annotated[WebhookRequest, _body(WebhookRequest)]) -> JSONResponse:
     """Receives an event; START_TRAINING comes here too."""
-    return JSONResponse(await handlers.webhook(server, body))
+    return JSONResponse(await handlers.webhook(services, body))
 
 
 @routes.get("/versions")
-async def versions(server: Server, project: str | None = None) -> JSONResponse:
+async def versions(services: Opened, project: str | None = None) -> JSONResponse:
     """Model versions that are served now, of one project ("1.1795452148", or its number) or of all."""
     found: set[str] = set()
-    for known in server.store.projects():
+    for known in services.project_cache.projects():
         key = known.key
         if known.label_config and project in (None, str(key.id), f"{key.id}.{key.created}"):
             with suppress(InputError, NotAvailable):  # its own request says so
-                await server.identity()
-                config = await await_shared(server.snapshots.resolve(known, known.label_config, server.swap.ref(key)))
+                await services.identity()
+                ref = services.swap.ref(key)
+                config = await await_shared(services.snapshots.resolve(known, known.label_config, ref))
                 found.add(config.model_version)
     return JSONResponse({"versions": sorted(found)})
 
 
 @routes.get("/jobs")
-def jobs(server: Server, project: str | None = None) -> JSONResponse:  # in a thread: it waits for the database
+def jobs(services: Opened, project: str | None = None) -> JSONResponse:  # in a thread: it waits for the database
     """Training and what follows it: what is asked for, running and done, of one project or of all."""
     if project is not None:
         parse_project(project)
-    rows = server.jobs.table.jobs(None if project is None else server.project(project).key)
+    rows = services.jobs.table.jobs(None if project is None else services.project(project).key)
     return JSONResponse({"jobs": [job.to_json() for job in rows]})
 
 
 @routes.get("/metrics")
-def metrics(server: Server) -> Response:  # in a thread: it may wait for the database
+def metrics(services: Opened) -> Response:  # in a thread: it may wait for the database
     """Prometheus metrics."""
-    server.metrics.count_jobs(server.jobs)
-    return Response(generate_latest(server.metrics.registry), media_type=_METRICS_TYPE)
+    services.metrics.count_jobs(services.jobs)
+    return Response(generate_latest(services.metrics.registry), media_type=_METRICS_TYPE)
 
 
 async def _unless_gone(work: asyncio.Task[T], receive: Receive) -> T | None:

@@ -44,13 +44,13 @@ async def setup(services: Services, request: SetupRequest) -> str:
         InputError: a field can't be used.
         NotAvailable: the bundle can't be opened, or no snapshot be built.
     """
-    store, swap = services.store, services.swap
-    key = store.key(request.project, request.hostname)
-    known = store.get(key)
+    cache, swap = services.project_cache, services.swap
+    key = cache.key(request.project, request.hostname)
+    known = cache.get(key)
     token = await _accepted_token(services, key, request.access_token)
     config_xml, params = request.label_config, request.extra_params
-    project = store.upsert(Setup.read(key, label_config=config_xml, access_token=token, extra_params=params))
-    connection = store.connection(project)
+    project = cache.upsert(Setup.read(key, label_config=config_xml, access_token=token, extra_params=params))
+    connection = cache.connection(project)
     if known is None and connection.base_url and not connection.trusted:
         _log.warning(
             "Project %s: only /setup named %s, so images are fetched with that request's token, and only from"
@@ -71,7 +71,7 @@ async def setup(services: Services, request: SetupRequest) -> str:
 
 async def _accepted_token(services: Services, key: ProjectKey, token: str | None) -> str | None:
     """The token that `/setup` brings; None: Label Studio doesn't take it."""
-    connection = services.store.candidate_connection(key, token)
+    connection = services.project_cache.candidate_connection(key, token)
     if connection is None or connection.base_url is None:
         return token
     quick = services.settings.model_copy(update={"fetch_seconds": TOKEN_WAIT_S})
@@ -101,7 +101,7 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
                 results = await predict_tasks(services, project, tasks, snapshot)
         except TimeoutError:
             raise await _late(services, project.key, snapshot, tasks) from None
-    services.store.mark_used(project.key)
+    services.project_cache.mark_used(project.key)
     return {"results": results, "model_version": snapshot.config.model_version}
 
 
@@ -192,11 +192,11 @@ def _record(services: Services, request: WebhookRequest) -> dict[str, Any]:
 def _known(services: Services, reference: str) -> ProjectKey | None:
     """The project of an event, None if unknown; DatabaseUnavailable: nobody can know."""
     key = services.project(reference).key
-    if services.store.get(key) is not None:
-        services.store.mark_used(key)
+    if services.project_cache.get(key) is not None:
+        services.project_cache.mark_used(key)
         return key
-    if services.store.problem is not None:
-        raise DatabaseUnavailable(services.store.problem)
+    if services.project_cache.problem is not None:
+        raise DatabaseUnavailable(services.project_cache.problem)
     return None
 
 

@@ -15,7 +15,7 @@ from anyio.from_thread import start_blocking_portal
 from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, read_request
 from ram_backend.projects.keys import instance_of
 from ram_backend.server import handlers
-from ram_backend.server.model import Model
+from ram_backend.server.model import ModelLoader
 from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings, load_settings
@@ -28,9 +28,9 @@ class InProcess:
     was created. What they leave None is what is known from elsewhere.
     """
 
-    def __init__(self, settings: Settings, *, model: Model | None = None) -> None:
+    def __init__(self, settings: Settings, *, model: ModelLoader | None = None) -> None:
         self._process = os.getpid()
-        self._services = Services(settings, ServerMetrics(), model=model)
+        self._services = Services(settings, ServerMetrics(), jobs=None, model=model)
         self._services.start()
         self._opened = ExitStack()
         self._portal = self._opened.enter_context(start_blocking_portal())
@@ -70,7 +70,7 @@ class InProcess:
         """The request as Label Studio would send it; None: it names no project."""
         number = self._services.project(request.project).key.id
         instance = instance_of(request.hostname)
-        known = [row for row in self._services.store.projects() if row.key.created and row.key.id == number]
+        known = [row for row in self._services.project_cache.projects() if row.key.created and row.key.id == number]
         rows = [row for row in known if instance in ("", row.key.instance)]
         if len(rows) != 1:
             return request.model_copy(update={"project": f"{number}.0"}) if number else None

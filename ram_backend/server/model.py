@@ -59,7 +59,7 @@ class ModelIdentity:
     encoder_id: str
 
 
-class Model:
+class ModelLoader:
     """Loads the settings' bundle in a thread; installs it if it has to.
 
     `identity` is known before the weights are read. Both futures end with an
@@ -184,13 +184,13 @@ class Model:
 class ModelPool:
     """The server's own model, and those of other bundles that versions need."""
 
-    def __init__(self, settings: Settings, own: Model) -> None:
+    def __init__(self, settings: Settings, own: ModelLoader) -> None:
         self.own = own
         self._settings = settings
         self._opening = threading.Lock()
-        self._others: WeakValueDictionary[str, Model] = WeakValueDictionary()
+        self._others: WeakValueDictionary[str, ModelLoader] = WeakValueDictionary()
 
-    def get(self, name: str | None) -> Model:
+    def get(self, name: str | None) -> ModelLoader:
         """The model of a bundle (None: the settings'), loaded in the background.
 
         Raises:
@@ -203,7 +203,7 @@ class ModelPool:
             model = self._others.get(name)
             if model is None:
                 settings = self._settings.model_copy(update={"bundle": name})
-                model = self._others[name] = Model(settings, identity=identify(settings))
+                model = self._others[name] = ModelLoader(settings, identity=identify(settings))
                 model.start()
             return model
 
@@ -235,7 +235,7 @@ class SharedTextEncoder:
     is `closed`, it ends after its chunk.
     """
 
-    def __init__(self, model: Model, settings: Settings, closed: threading.Event) -> None:
+    def __init__(self, model: ModelLoader, settings: Settings, closed: threading.Event) -> None:
         self._model = proxy(model)  # no cycle: `gc.freeze` would keep it for ever
         self._settings = settings.model_copy(update={"threads": network_threads(settings)})
         self._opening = threading.Lock()

@@ -95,10 +95,10 @@ class ServerMetrics:
             return
         self._counted_at = time.monotonic()
         try:
-            open_jobs, waiting = jobs.table.open_jobs(), jobs.waiting()
+            open_jobs, new = jobs.table.open_jobs(), jobs.new_corrections()
             self._open_jobs.clear()
             for (kind, state), count in open_jobs.items():
                 self._open_jobs.labels(kind, state).set(count)
-            self._pending.set(sum(each.changed for each in waiting.values()))
+            self._pending.set(sum(each.changed for each in new.values()))
         except RamError as error:
             _log.info("jobs and corrections can't be counted: %s", error)

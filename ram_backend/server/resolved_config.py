@@ -133,7 +133,7 @@ def _control_choices(
 
 
 def precision_notes(by_control: Mapping[str, ProjectOptions], version: VersionRef | None) -> list[str]:
-    """Sentences about an asked precision: what precision_notes it, or why nothing does."""
+    """Sentences about an asked precision: what promises it, or why nothing does."""
     learned = 0 if version is None else version.learned
     found: list[str] = []
     for name, options in by_control.items():

@@ -18,7 +18,7 @@ from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey, parse_project
 from ram_backend.projects.project import Connection, Project
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.model import Model, ModelIdentity, ModelPool, await_shared
+from ram_backend.server.model import ModelIdentity, ModelLoader, ModelPool, await_shared
 from ram_backend.server.processes import ProcessPool
 from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.shown_log import ShownLog
@@ -42,7 +42,7 @@ class Services:
     """The parts of the server (arguments: see `create_app`).
 
     Attributes:
-        store: project rows in memory.
+        project_cache: project rows in memory.
         event_bytes: of the ledger's events, by project; for the events' thread.
         fetchers: threads that fetch and decode images.
         cpu_pool: threads for short work in between.
@@ -54,12 +54,12 @@ class Services:
     """
 
     def __init__(
-        self, settings: Settings, metrics: ServerMetrics, *, jobs: JobService | None = None, model: Model | None = None
+        self, settings: Settings, metrics: ServerMetrics, *, jobs: JobService | None, model: ModelLoader | None
     ) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.model = model or Model(settings)
-        self.store = ProjectCache(settings).start()
+        self.model = model or ModelLoader(settings)
+        self.project_cache = ProjectCache(settings).start()
         self._database = open_database(settings)
         self.jobs = jobs or JobService(settings, self._database)
         self.ledger = Ledger(self._database)
@@ -76,24 +76,24 @@ class Services:
         self.body_process = ProcessPool(1, settings.max_image_pixels)
         self._limits = fetch_limits(settings)
         self._images = lru_cache(CLIENTS)(self._open_images)
-        self._loaders: WeakKeyDictionary[Model, ImageLoader] = WeakKeyDictionary()
+        self._loaders: WeakKeyDictionary[ModelLoader, ImageLoader] = WeakKeyDictionary()
         builders = (self._builders, self._embedders)
         models = self._models = ModelPool(settings, self.model)
         self.snapshots = SnapshotCache(models, self.cpu_pool, *builders, settings.max_snapshots, settings.max_new_tags)
         table = VersionTable(self._database)
         self.swap = VersionController(
-            settings.versions_dir, table, self.store, models, self.batcher, self.snapshots, metrics, self.jobs
+            settings.versions_dir, table, self.project_cache, models, self.batcher, self.snapshots, metrics, self.jobs
         )
         self.fetching: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
         metrics.ready.set_function(lambda: self.model.state == "ready")
-        metrics.evicted.set_function(lambda: self.store.evicted)
+        metrics.evicted.set_function(lambda: self.project_cache.evicted)
         metrics.snapshots.set_function(lambda: len(self.snapshots))
-        metrics.projects.set_function(lambda: len(self.store.projects()))
+        metrics.projects.set_function(lambda: len(self.project_cache.projects()))
 
     def start(self) -> None:
         """Begins to load the model, and to watch what is served."""
         self.model.start()
-        self.swap.start(look=self.store.problem is None)
+        self.swap.start(look=self.project_cache.problem is None)
         self.shown_log.start()
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class Services:
             pool.shutdown(wait=False, cancel_futures=True)
         self.events.shutdown(wait=True)
         self._images.cache_clear()
-        for part in (self.swap, self.batcher, self.shown_log, self.store, self._database):
+        for part in (self.swap, self.batcher, self.shown_log, self.project_cache, self._database):
             part.close()
 
     async def identity(self, wait_s: float = IDENTITY_WAIT_S) -> ModelIdentity:
@@ -121,13 +121,13 @@ class Services:
             number, created = parse_project(reference)
         except InputError:
             number, created = 0, 0
-        known = self.store.find(number, created)
+        known = self.project_cache.find(number, created)
         if known is None and created == 0:
-            same = [each for each in self.store.projects() if each.key.id == number]
+            same = [each for each in self.project_cache.projects() if each.key.id == number]
             known = same[0] if len(same) == 1 else None
         return known or Project(ProjectKey("", number, created))
 
-    def image_loader(self, model: Model) -> ImageLoader:
+    def image_loader(self, model: ModelLoader) -> ImageLoader:
         """From an image's bytes to tokens of a model's bundle, once that is opened."""
         loader = self._loaders.get(model)
         if loader is None:
@@ -141,7 +141,7 @@ class Services:
 
     def task_images(self, project: Project) -> TaskImages:
         """Source of a project's images; SettingsError: LABEL_STUDIO_URL can't be used."""
-        return self._images(self.store.connection(project), project.hostname)
+        return self._images(self.project_cache.connection(project), project.hostname)
 
     def _open_images(self, connection: Connection, hostname: str) -> TaskImages:
         label_studio, trusted = None, connection.trusted

@@ -21,7 +21,7 @@ from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
-from ram_backend.server.model import Model, ModelPool
+from ram_backend.server.model import ModelLoader, ModelPool
 from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, precision_notes, resolve_config
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
@@ -86,7 +86,7 @@ class LoadedVersion:
     ref: VersionRef
     delta: Delta
     network: Network
-    model: Model
+    model: ModelLoader
     novelty: Novelty | None
 
 
@@ -103,7 +103,7 @@ class Snapshot:
     """
 
     config: ResolvedConfig
-    model: Model
+    model: ModelLoader
     version: LoadedVersion | None
     taggers: Mapping[str, Tagger]
     dynamic: FutureLRU[tuple[str, ...], Tagger]
@@ -220,7 +220,7 @@ class SnapshotCache:
         _log.info("snapshot %s ready: %d tags, %d of them new, %.1f s", config.model_version, tags, new, seconds)
         return Snapshot(config, self._model(version), version, taggers, FutureLRU(DYNAMIC_TAGGERS, self.embedders))
 
-    def _model(self, version: LoadedVersion | None) -> Model:
+    def _model(self, version: LoadedVersion | None) -> ModelLoader:
         return self.models.own if version is None else version.model
 
     def _tagger(self, texts: tuple[str, ...], version: LoadedVersion | None) -> Tagger:

@@ -28,14 +28,14 @@ from ram_backend.periodic import PeriodicThread, backoff
 from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.model import CLOSING, Model, ModelPool
+from ram_backend.server.model import CLOSING, ModelLoader, ModelPool
 from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.resolved_config import VersionRef
 from ram_backend.server.snapshots import LoadedVersion, SnapshotCache
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.training.drift import FILE, Novelty
 from ram_backend.versions.directory import open_version, version_path
-from ram_backend.versions.records import ACCEPTED, BASE, Served
+from ram_backend.versions.records import ACCEPTED, BASE, ServedVersion
 from ram_backend.versions.table import VersionTable
 
 POLL_S = 0.5
@@ -66,7 +66,7 @@ class _State:
         noticed, next_try: on the monotonic clock.
     """
 
-    desired: Served
+    desired: ServedVersion
     unloaded: bool = False
     actual: LoadedVersion | None = None
     at_start: bool = False
@@ -180,7 +180,7 @@ class VersionController(PeriodicThread):
         first = self._change < 0
         with self._lock:
             if changes.keys is not None:  # forgotten, or another database: the base
-                desired = {key: Served(key) for key in self._states.keys() - changes.keys} | desired
+                desired = {key: ServedVersion(key) for key in self._states.keys() - changes.keys} | desired
             self._change = changes.change
             for key, served in desired.items():
                 state = self._states.get(key)
@@ -255,7 +255,7 @@ class VersionController(PeriodicThread):
             self.table.quarantine(ref.key, ref.name, reason)
 
 
-def _ref(served: Served, bundle: Bundle) -> VersionRef | None:
+def _ref(served: ServedVersion, bundle: Bundle) -> VersionRef | None:
     """Identity of the version that the database names; None: the base."""
     if served.version is None:
         return None
@@ -288,7 +288,7 @@ def _load_version(ref: VersionRef, versions_dir: Path, models: ModelPool) -> Loa
     return LoadedVersion(ref, version.delta, network, model, novelty)
 
 
-def _check_scores(taggers: Iterable[Tagger], model: Model, batcher: Batcher) -> None:
+def _check_scores(taggers: Iterable[Tagger], model: ModelLoader, batcher: Batcher) -> None:
     """Canary check: scores the model's test image with a version's taggers."""
     for tagger in taggers:
         scores = batcher.submit_scoring(lambda tagger=tagger: tagger.score(model.test_tokens)).result().scores  # type: ignore[misc]

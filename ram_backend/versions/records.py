@@ -191,7 +191,7 @@ class ServedRow(OfProject, Base):
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedVersion:
     """What a project is served.
 
     Attributes:
@@ -226,5 +226,5 @@ class ServedChanges(NamedTuple):
     """The counter now, what has changed since, all projects with a row; None: as then."""
 
     change: int
-    served: tuple[Served, ...]
+    served: tuple[ServedVersion, ...]
     keys: frozenset[ProjectKey] | None = None

@@ -24,7 +24,15 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import BackendRow, key_columns, locked_counter, of_project
 from ram_backend.versions.directory import Version, folder_of, open_version, remove_version, version_path
-from ram_backend.versions.records import ACCEPTED, BASE, Served, ServedChanges, ServedRow, VersionRecord, number_of
+from ram_backend.versions.records import (
+    ACCEPTED,
+    BASE,
+    ServedChanges,
+    ServedRow,
+    ServedVersion,
+    VersionRecord,
+    number_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -91,11 +99,11 @@ class VersionTable:
         with self._database.reading() as session:
             return _known_row(session, key, name)
 
-    def served(self, key: ProjectKey, *, session: Session | None = None) -> Served:
+    def served(self, key: ProjectKey, *, session: Session | None = None) -> ServedVersion:
         """What a project is served."""
         with self._database.reading() if session is None else nullcontext(session) as opened:
             row = _served_row(opened, key)
-            return Served(key) if row is None else _served(opened, row)
+            return ServedVersion(key) if row is None else _served(opened, row)
 
     def changes(self, since: int = -1) -> ServedChanges:
         """What projects are served, if written after `since`; by default of all."""
@@ -116,7 +124,7 @@ class VersionTable:
         *,
         expected: str | None,
         in_transaction: Callable[[Session], None] | None = None,
-    ) -> Served:
+    ) -> ServedVersion:
         """Publishes an accepted version only if the incumbent of its gate is still served.
 
         The incumbent is `expected` (None: the base). `in_transaction` is called
@@ -144,7 +152,7 @@ class VersionTable:
                 raise VersionConflict(f"Project {key} is served {now.name} by now: compare again.")
             return _serve(session, counter, key, name, pinned=False)
 
-    def roll_back(self, key: ProjectKey, to: str | None) -> Served:
+    def roll_back(self, key: ProjectKey, to: str | None) -> ServedVersion:
         """Serves an earlier version, or the base (None), and pins it.
 
         Raises:
@@ -155,7 +163,7 @@ class VersionTable:
             name = None if to is None else _servable_row(session, key, to).name
             return _serve(session, counter, key, name, pinned=True)
 
-    def pin(self, key: ProjectKey, *, pinned: bool = True) -> Served:
+    def pin(self, key: ProjectKey, *, pinned: bool = True) -> ServedVersion:
         """Keeps what is served until unpinned or rolled back; not `pinned`: ends that."""
         with self._database.writing() as session:
             counter = locked_counter(session)
@@ -186,7 +194,7 @@ class VersionTable:
 
 def incumbent_of(
     table: VersionTable, versions_dir: Path, key: ProjectKey, bundle: Bundle | None
-) -> tuple[Served, Version | None]:
+) -> tuple[ServedVersion, Version | None]:
     """What is served by the database, and by a server with that bundle."""
     served = table.served(key)
     if served.version is None:
@@ -267,19 +275,19 @@ def _served_row(session: Session, key: ProjectKey) -> ServedRow | None:
     return session.scalars(select(ServedRow).where(of_project(ServedRow, key))).one_or_none()
 
 
-def _served(session: Session, row: ServedRow) -> Served:
+def _served(session: Session, row: ServedRow) -> ServedVersion:
     """A row as a value, with the digests of the version that it names."""
     version = None if row.version is None else _version_row(session, row.key, row.version)
     if version is None:
-        return Served(row.key, row.version, row.pinned)
+        return ServedVersion(row.key, row.version, row.pinned)
     lineage = version.lineage_json
     bundle = lineage["bundle"]["name"] if lineage.get("own_bundle") else None
     learned = lineage.get("corrections", {}).get("count", 0)  # of a database of 0.1.0 it may be unknown
     known = (version.digest, version.bundle_digest, version.quarantined, bundle, learned)
-    return Served(row.key, row.version, row.pinned, *known)
+    return ServedVersion(row.key, row.version, row.pinned, *known)
 
 
-def _serve(session: Session, counter: BackendRow, key: ProjectKey, name: str | None, *, pinned: bool) -> Served:
+def _serve(session: Session, counter: BackendRow, key: ProjectKey, name: str | None, *, pinned: bool) -> ServedVersion:
     """Writes what is served (None: the base) as the counter's next change."""
     row = _served_row(session, key)
     if row is None:

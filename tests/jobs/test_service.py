@@ -59,7 +59,7 @@ def test_enough_corrections_ask_by_themselves(service: JobService, database: Dat
     connect(database, OTHER)
     correct(database, 1, 2)
     correct(database, 1, 2, 3, key=OTHER)
-    assert [each.changed for _, each in sorted(service.waiting().items())] == [2, 3]
+    assert [each.changed for _, each in sorted(service.new_corrections().items())] == [2, 3]
     assert [job.reason for job in service.request_due_trainings()] == ["3 corrections have changed"]
     assert service.request_due_trainings() == []
     assert [job.key for job in queue.jobs()] == [OTHER]
@@ -71,9 +71,9 @@ def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database:
     end(queue, service.request_due_trainings(KEY)[0].id, 3)
     correct(database, 1, 2, 3)  # the same events again
     correct(database, 1, 2, at=1)  # saved again, with the same tags
-    assert service.waiting(KEY)[KEY].changed == 0
+    assert service.new_corrections(KEY)[KEY].changed == 0
     service.ledger.record(KEY, [statement(number, ["green"], at=2) for number in (1, 2)])
-    assert service.waiting(KEY)[KEY].changed == 2
+    assert service.new_corrections(KEY)[KEY].changed == 2
     correct(database, 4, 5, 6)
     assert len(service.request_due_trainings(KEY)) == 1
 
@@ -87,7 +87,7 @@ def test_each_attempt_needs_half_as_many_again(service: JobService, database: Da
             end(queue, jobs[0].id, last)
             rounds.append(number)
     assert rounds == [3, 5, 8, 12, 18, 27, 41]
-    assert service.waiting(KEY)[KEY].next_training == "next training at 21"
+    assert service.new_corrections(KEY)[KEY].next_training == "next training at 21"
 
 
 def test_counting_can_be_turned_off(few: Settings, database: Database) -> None:

@@ -45,7 +45,11 @@ def start(settings: Settings, words: ColourWords) -> Iterator[Start]:
             *, network: Any = None, jobs: Any = None, loaded: bool = True, opened: bool = True, **changes: Any
         ) -> httpx.Client:
             own = settings.model_copy(update=changes)
-            given = colour_model(own, network) if loaded else model.Model(own, identity=identity() if opened else None)
+            given = (
+                colour_model(own, network)
+                if loaded
+                else model.ModelLoader(own, identity=identity() if opened else None)
+            )
             return stack.enter_context(serving(create_app(own, jobs=jobs, model=given)))
 
         yield begin
@@ -72,7 +76,7 @@ def house(
             mine.client = stack.enter_context(serving(mine.app))
             if not built:
                 mine.setup()
-                wait_until(lambda: not mine.services.store.pending)
+                wait_until(lambda: not mine.services.project_cache.pending)
             built.append(mine)
             return mine
 

@@ -18,7 +18,7 @@ from support.tiny_model import BLUE, RED, colour_model, picture
 from ram_backend.labelstudio.predictions import brush_rle
 from ram_backend.regions.segmenter import SegmentAnything
 from ram_backend.regions.weights import folder_of
-from ram_backend.server.model import Model
+from ram_backend.server.model import ModelLoader
 from ram_backend.settings import Settings, load_settings
 
 CAPTION = choices_config("red", "green", "blue", more='<TextArea name="caption" toName="image"/>')
@@ -62,7 +62,7 @@ class NamedCaptions:
 
 
 def test_each_task_has_its_own_caption(start: Start, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Model, "captions", NamedCaptions())
+    monkeypatch.setattr(ModelLoader, "captions", NamedCaptions())
     client = start()
     connect(client, studio, CAPTION)
     images = [studio.upload(f"{place}.png", picture(colour)) for place, colour in enumerate((RED, BLUE, (9, 9, 9)))]

@@ -16,7 +16,7 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
 from ram_backend.models.delta import Delta
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.server.model import Model, ModelIdentity
+from ram_backend.server.model import ModelIdentity, ModelLoader
 from ram_backend.settings import Settings
 from ram_backend.vocabulary.tags import Tag, Vocabulary
 from support.versions import delta
@@ -108,9 +108,9 @@ def identity(bundle: Bundle | None = None) -> ModelIdentity:
     return ModelIdentity(bundle or tiny_bundle(), ColourNetwork.encoder_id)
 
 
-def colour_model(settings: Settings, network: Any = None) -> Model:
+def colour_model(settings: Settings, network: Any = None) -> ModelLoader:
     """The tiny model, loaded."""
-    return Model(settings, identity=identity(), network=network or ColourNetwork())
+    return ModelLoader(settings, identity=identity(), network=network or ColourNetwork())
 
 
 def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), format: str = "PNG") -> bytes:

@@ -68,7 +68,8 @@ def test_thirty_kills(settings: Settings, database: Database) -> None:
     service.request_training(KEY, "pressed")
     with working(settings, "learn"):
         wait_until(
-            lambda: service.waiting(KEY)[KEY].changed == 0 and not any(job.is_open for job in queue.jobs(KEY)), 600
+            lambda: service.new_corrections(KEY)[KEY].changed == 0 and not any(job.is_open for job in queue.jobs(KEY)),
+            600,
         )
 
     parsed = [annotation.parsed.id for annotation in ledger.annotations(KEY)]
