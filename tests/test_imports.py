@@ -38,3 +38,31 @@ def test_no_room_imports_private_modules_of_another() -> None:
         if room != path.relative_to(PACKAGE).parts[0]
     ]
     assert found == []
+
+
+def test_the_drawing_of_the_rooms_has_each_import_and_no_arrow_that_follows_from_others() -> None:
+    drawing = (
+        (PACKAGE.parent / "docs/architecture.md").read_text(encoding="utf-8").split("flowchart TB\n")[1].split("```")[0]
+    )
+    rooms = set(re.findall(r"^    (\w+)\[", drawing, re.M))
+    arrows = {
+        (start, end)
+        for starts, ends in re.findall(r"^    ([\w &]+) --> ([\w &]+)$", drawing, re.M)
+        for start in starts.split(" & ")
+        for end in ends.split(" & ")
+    }
+    imports = {
+        (path.relative_to(PACKAGE).parts[0], room)
+        for path in PACKAGE.rglob("*.py")
+        for room in re.findall(r"^\s*(?:from|import) ram_backend\.(\w+)", path.read_text(encoding="utf-8"), re.M)
+    }
+    imports = {(start, end) for start, end in imports if {start, end} <= rooms and start != end}
+
+    def below(start: str) -> set[str]:
+        return {end for first, end in arrows if first == start for end in (end, *below(end))}
+
+    assert arrows <= imports
+    assert {(start, end) for start, end in imports if end not in below(start)} == set()
+    assert {
+        (start, end) for start, end in arrows for first, via in arrows if first == start and end in below(via)
+    } == set()

@@ -1,4 +1,4 @@
-"""From an image's bytes to its tokens: decode, hash, cache look-up, batched encode.
+"""From an image's bytes to its tokens: sha256 and cache look-up, else decode and encode.
 
 Serving, training and the commands load images here, so that the same bytes give
 the same tokens everywhere. A cached file holds an image's tokens, perceptual

@@ -1,1 +1,1 @@
-"""Adaptation of a bundle: recalibration, ridge, head fine-tuning, selection. Pure."""
+"""Adaptation of a bundle: recalibration, ridge, head fine-tuning, selection."""
