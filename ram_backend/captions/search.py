@@ -96,11 +96,8 @@ def _sample(steps: _Steps, prompt: Tensor, search: Search, end: int) -> list[lis
             word = order.gather(1, shares.multinomial(1, generator=random)).squeeze(1)
         ids = torch.cat([ids, word.masked_fill(ended, end)[:, None]], 1)
         ended |= word == end
-    return [_until(end, row, prompt.shape[1]) for row in ids.tolist()]
-
-
-def _until(end: int, ids: list[int], start: int) -> list[int]:
-    return ids[: ids.index(end, start) + 1] if end in ids[start:] else ids
+    start = prompt.shape[1]
+    return [row[: row.index(end, start) + 1] if end in row[start:] else row for row in ids.tolist()]
 
 
 def _beam_search(steps: _Steps, prompt: Tensor, search: Search, end: int) -> list[list[int]]:

@@ -13,14 +13,7 @@ import typer
 
 from ram_backend.cli.connect import XML_FILE
 from ram_backend.cli.output import notes, progress, read_text
-from ram_backend.cli.servers import (
-    Account,
-    Server,
-    ended_by_signals,
-    open_account,
-    start_backend,
-    start_label_studio,
-)
+from ram_backend.cli.servers import Account, Server, ended_by_signals, open_account, start_backend, start_label_studio
 from ram_backend.database.migrate import open_migrated
 from ram_backend.demo import familiar_first
 from ram_backend.errors import InputError, NotAvailable

@@ -43,12 +43,7 @@ class ModelScores:
     note: str = ""
 
 
-def figures(
-    scores: FloatArray,
-    labels: BoolArray,
-    known: BoolArray,
-    thresholds: FloatArray | None,
-) -> dict[str, float]:
+def figures(scores: FloatArray, labels: BoolArray, known: BoolArray, thresholds: FloatArray | None) -> dict[str, float]:
     """All figures of (N, L) scores; some need thresholds.
 
     Args:

@@ -14,14 +14,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from ram_backend.feedback.events import CurrentAnnotation, LabelSpace
-from ram_backend.feedback.labels import (
-    UNKNOWN,
-    ImageLabels,
-    LabelState,
-    TagLabel,
-    merge_choices,
-    weighted_vote,
-)
+from ram_backend.feedback.labels import UNKNOWN, ImageLabels, LabelState, TagLabel, merge_choices, weighted_vote
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.annotations import ChoiceId, ParsedAnnotation, caption_in, ticked_paths
 from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, choices_for, free_choice, image_reference

@@ -214,15 +214,17 @@ def statement_event(
 def current(headers: Iterable[EventHeader]) -> dict[int, EventHeader]:
     """The latest statement of each annotation that exists, by ascending id.
 
-    The latest has the greatest `updated_us`, then the greatest content hash. An
-    annotation is gone if it or its task was deleted, in any order of events, or
-    if the last listing that should have had it lacked it.
+    The latest has the greatest `updated_us`, then the greatest content hash; of
+    two equal rows (before and after `/setup`) the first counts. An annotation is
+    gone if it or its task was deleted, in any order of events, or if the last
+    listing that should have had it lacked it.
     """
     headers = list(headers)
     latest: dict[int, EventHeader] = {}
     for header in headers:
         if header.kind == "stated":
-            latest[header.annotation_id] = max(latest.get(header.annotation_id, header), header, key=_precedence)
+            both = latest.get(header.annotation_id, header), header
+            latest[header.annotation_id] = max(both, key=lambda each: (each.updated_us, each.content, -each.event_id))
     gone = missing(headers) | {header.annotation_id for header in headers if header.kind == "annotation_deleted"}
     tasks = {header.task_id for header in headers if header.kind == "task_deleted"}
     return {
@@ -282,8 +284,3 @@ def _statements(request: WebhookRequest, received_at: datetime) -> list[Feedback
 def _contents(annotations: Mapping[int, EventHeader]) -> dict[int, str]:
     """Content hash of each usable annotation."""
     return {number: header.content for number, header in annotations.items() if header.usable}
-
-
-def _precedence(header: EventHeader) -> tuple[int, str, int]:
-    """Of two rows of a statement (before and after `/setup`) the first counts."""
-    return (header.updated_us, header.content, -header.event_id)

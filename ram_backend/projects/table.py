@@ -7,17 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import (
-    CheckConstraint,
-    ColumnElement,
-    Index,
-    Integer,
-    UniqueConstraint,
-    and_,
-    exists,
-    false,
-    select,
-)
+from sqlalchemy import CheckConstraint, ColumnElement, Index, Integer, UniqueConstraint, and_, exists, false, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from ram_backend.database.engine import Base, Database, RowId

@@ -66,9 +66,7 @@ def locate(
     return found
 
 
-def _boxes(
-    evidence: FloatArray,
-) -> list[tuple[float, tuple[float, float, float, float], tuple[float, float]]]:
+def _boxes(evidence: FloatArray) -> list[tuple[float, tuple[float, float, float, float], tuple[float, float]]]:
     """(share of the peak, box, point) of each part of a map (S, S), best first."""
     from scipy import ndimage
 
