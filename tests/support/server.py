@@ -127,7 +127,7 @@ class FakeJobs:
     def open_jobs(self) -> dict[tuple[str, str], int]:
         return {("train", "requested"): len(self.asked), ("train", "running"): 0}
 
-    def waiting(self) -> dict[str, SimpleNamespace]:
+    def new_corrections(self) -> dict[str, SimpleNamespace]:
         return {"project": SimpleNamespace(changed=self.corrections)}
 
     def jobs(self, key: ProjectKey | None = None) -> list[SimpleNamespace]:
