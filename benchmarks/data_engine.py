@@ -40,7 +40,7 @@ from ram_backend.engine.findings import findings_of
 from ram_backend.engine.noise_model import fit_noise_model
 from ram_backend.engine.run import EngineInput, run_engine
 from ram_backend.engine.signals import SIGNALS, CrossFittedRidge, Portion
-from ram_backend.gate.folds import FOLDS
+from ram_backend.gate.training_set import FOLDS
 from ram_backend.images.decode import decode
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.bundle import open_bundle

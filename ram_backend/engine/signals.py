@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.gate.folds import FOLDS
+from ram_backend.gate.training_set import FOLDS
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]

@@ -6,6 +6,7 @@ embeddings.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
-from ram_backend.gate.folds import folds_of
 from ram_backend.gate.statistics import filter_annotators
 from ram_backend.metrics import edits
 from ram_backend.models.calibration import NEUTRAL, cost_thresholds, sigmoid
 
+FOLDS = 5
 FloatArray = NDArray[np.float32]
 Rows = NDArray[np.int64] | NDArray[np.bool_] | Sequence[int]
 
@@ -181,3 +182,23 @@ class TrainingSet:
         return replace(
             self, **taken, tokens=tokens, imputed=imputed, content=tuple(self.content[place] for place in places)
         )
+
+
+def folds_of(groups: NDArray[np.int64], content: Sequence[str]) -> NDArray[np.int64]:
+    """Cross-fitting fold of each image, in [0, `FOLDS`), by content hash.
+
+    It follows from the image alone: it is the same in every round, and a version
+    can be read on its own training images by the fit that left their fold out. A
+    later near-duplicate may move a group to another fold: the incumbent then looks
+    better than it is, and a successor needs more, never less.
+
+    Args:
+        groups: (N,) from `group_near_duplicates`.
+        content: N content hashes; a group's fold follows from the first of its
+            members in alphabetical order.
+    """
+    first: dict[int, str] = {}
+    for group, each in zip(groups.tolist(), content, strict=True):
+        first[group] = min(first.get(group, each), each)
+    digests = {group: hashlib.sha256(f"fold:{each}".encode()).digest() for group, each in first.items()}
+    return np.array([digests[group][0] % FOLDS for group in groups.tolist()], dtype=np.int64)

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from ram_backend.demo import photo_paths
 from ram_backend.feedback.labels import to_matrix
-from ram_backend.gate.folds import folds_of
 from ram_backend.gate.judge import OffTargetShift, measure_shift
-from ram_backend.gate.training_set import TrainingSet
+from ram_backend.gate.training_set import TrainingSet, folds_of
 from ram_backend.images.near_duplicates import group_near_duplicates
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import cost_thresholds

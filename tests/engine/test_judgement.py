@@ -8,7 +8,7 @@ import pytest
 from ram_backend.engine.findings import ADD_ABOVE, DROP_BELOW, findings_of
 from ram_backend.engine.noise_model import fit_noise_model
 from ram_backend.engine.signals import SIGNALS, CrossFittedRidge, Portion
-from ram_backend.gate.folds import FOLDS
+from ram_backend.gate.training_set import FOLDS
 
 IMAGES, TAGS, WIDTH, REGIONS = 600, 6, 48, 4
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.gate.folds import FOLDS, folds_of
+from ram_backend.gate.training_set import FOLDS, folds_of
 from ram_backend.images.near_duplicates import group_near_duplicates
 
 PHASH = np.random.default_rng(3).integers(0, 2**64, 4000, dtype=np.uint64)
