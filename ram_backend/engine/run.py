@@ -32,7 +32,7 @@ from ram_backend.engine.findings import Finding, findings_of
 from ram_backend.engine.noise_model import fit_noise_model
 from ram_backend.engine.signals import SIGNALS, CrossFittedRidge, Portion
 from ram_backend.errors import ImageError, ImageUnreachable, InputError
-from ram_backend.gate.folds import folds_of
+from ram_backend.gate.training_set import folds_of
 from ram_backend.images.decode import thumbnail
 from ram_backend.images.near_duplicates import group_near_duplicates
 from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
@@ -201,13 +201,19 @@ def encode(
         found.append((folder / "portions" / name, numbers))
     for done, (file, numbers) in enumerate(random.Random(share).sample(found, len(found)) if share else found):
         progress("encode", done, len(found))
-        if not file.exists():
+        if not file.exists() or _lacks_images(file):
             _encode_portion(file, numbers, images, tagger, loader)
     return found
 
 
+def _lacks_images(file: Path) -> bool:
+    """Whether the host of an image didn't answer, when the portion was encoded."""
+    with np.load(file) as stored:
+        return bool(stored.get("unreachable", 0))
+
+
 def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tagger, loader: ImageLoader) -> None:
-    rows, content, phash, tokens, errors = [], [], [], [], []
+    rows, content, phash, tokens, errors, unreachable = [], [], [], [], [], 0
     waiting: list[LoadedImage] = []
     for number, data in zip(numbers, images.load(numbers), strict=True):
         try:
@@ -216,6 +222,7 @@ def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tag
             waiting.append(loader.load(data, name=images.names[number]))
         except (ImageError, ImageUnreachable) as error:
             errors.append(f"{images.names[number]}: {error}")
+            unreachable += isinstance(error, ImageUnreachable)
         else:
             rows.append(number - numbers.start)
             content.append(waiting[-1].sha256)
@@ -233,6 +240,7 @@ def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tag
         tokens=stacked.astype(np.float16),
         scores=tagger.score(stacked).log_odds,
         errors=np.array(errors, dtype=np.str_),
+        unreachable=unreachable,
     )
     partial.replace(file)
 

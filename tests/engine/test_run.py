@@ -13,7 +13,7 @@ from support.tiny_model import picture
 
 from ram_backend.engine import run as engine
 from ram_backend.engine.run import EngineInput, run_engine
-from ram_backend.errors import ImageUnreadable, InputError
+from ram_backend.errors import ImageUnreachable, ImageUnreadable, InputError
 from ram_backend.images.decode import decode
 from ram_backend.tagging.image_loader import LoadedImage
 from ram_backend.tagging.tagger import TagScores
@@ -51,7 +51,7 @@ class _Loader:
         return [image.tokens for image in images if image.tokens is not None]
 
 
-def _images(broken: int | None = None) -> tuple[EngineInput, np.ndarray]:
+def _images(broken: int | None = None, error: type = ImageUnreadable) -> tuple[EngineInput, np.ndarray]:
     random = np.random.default_rng(3)
     clean = random.random((160, 2)) < 0.35
     labels = clean ^ (random.random(clean.shape) < 0.06)
@@ -59,7 +59,7 @@ def _images(broken: int | None = None) -> tuple[EngineInput, np.ndarray]:
     def load(numbers: Sequence[int]) -> Iterator[bytes | Exception]:
         for number in numbers:
             if number == broken:
-                yield ImageUnreadable("no picture")
+                yield error("no picture")
                 continue
             blue, red = clean[number]
             yield picture((230 if red else 60, 60, 230 if blue else 60), (32, 24), "JPEG")
@@ -122,6 +122,12 @@ def test_killed_and_resumed_gives_the_same(tmp_path: Path) -> None:
     assert resumed.findings == whole.findings
     for name in ("findings.jsonl", "labels.jsonl", "summary.json", "report.html"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_an_image_whose_host_did_not_answer_is_fetched_again(tmp_path: Path) -> None:
+    images, _ = _images()
+    assert _run(tmp_path, _images(5, ImageUnreachable)[0]).summary["images"] == 159
+    assert _run(tmp_path, images).findings == _run(tmp_path / "fresh", images).findings
 
 
 def test_other_labels_of_the_same_images_are_judged_without_encoding(tmp_path: Path) -> None:
