@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from sqlalchemy import delete, func, not_, select
 from sqlalchemy.orm import Session
 
@@ -19,7 +20,7 @@ from ram_backend.jobs.job import Job
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import OfProject, locked_counter, of_project
 from ram_backend.settings import Settings
-from ram_backend.versions.directory import folder_of
+from ram_backend.versions.directory import engine_folder, folder_of
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ def _traces(settings: Settings, session: Session, key: ProjectKey) -> Traces:
     hashes = set(session.scalars(images.where(of_project(TaskImageRow, key, unnamed=True))))
     for text in session.scalars(select(ShownRow.images).where(of_project(ShownRow, key, unnamed=True))):
         hashes |= {image.sha256 for image in read_images(text)}
+    for portion in engine_folder(settings.versions_dir, key).glob("portions/*.npz"):
+        with np.load(portion) as stored:
+            hashes |= set(stored["content"].tolist())
     hashes -= set(session.scalars(images.where(not_(of_project(TaskImageRow, key, unnamed=True)))))
     cache = DiskCache(settings.cache_dir / "tokens", settings.token_cache_bytes)
     return Traces(

@@ -1,18 +1,24 @@
 """`ram-backend project`: what an admin sets, sees and is told."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from support import commands
 from support.commands import connect, json_lines
+from support.jobs import claimed
 from support.server import choices_config
 from support.starter import lend
 
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound, ProjectOptionsError
+from ram_backend.jobs.job import Job
+from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import TrustedHost
 from ram_backend.projects.table import ProjectTable
+from ram_backend.settings import load_settings
 
 HOST, OTHER_HOST = "http://localhost:8080", "http://other:8080"
 NOT_TRUSTED = "not trusted: run `ram-backend connect 1`"
@@ -172,6 +178,10 @@ def test_forget_counts_asks_and_removes(table: ProjectTable) -> None:
     assert "7.70@http://localhost:8080: 1 x row of projects, 0 x version" in counted
     commands.run("project", "forget", 7, status=1)  # nobody answers
     assert SEVEN in table.keys()  # noqa: SIM118
+    queue = JobTable(database := open_migrated(load_settings()))
+    claimed(queue, job := queue.request(SEVEN, "train", "asked for").job.id)
+    with database.writing() as session:
+        session.get_one(Job, job).heartbeat_at = datetime(2026, 1, 1, tzinfo=UTC)  # its worker died
     assert "forgotten" in run("forget", 7, "--yes")
     with pytest.raises(ProjectNotFound):
         run("show", 7)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.jobs import KEY, OTHER, claimed, connect, correct
 from support.tiny_model import ColourNetwork, picture, tiny_bundle
@@ -22,7 +23,7 @@ from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader
-from ram_backend.versions.directory import folder_of
+from ram_backend.versions.directory import engine_folder, folder_of
 from ram_backend.versions.table import VersionTable
 
 SHARED, MINE, THEIRS = (picture((n, 10, 10), (6, 6)) for n in (1, 2, 3))
@@ -49,6 +50,10 @@ def fill(settings: Settings, database: Database, key: ProjectKey, pictures: tupl
     folder = settings.photos_dir / folder_of(key)
     folder.mkdir(parents=True)
     (folder / "1.jpg").write_bytes(pictures[-1])
+    examined = picture((key.id, 200, 10), (6, 6))  # by the data engine alone
+    loader.encode(ColourNetwork(), [loader.load(examined, name="image")])
+    (portions := engine_folder(settings.versions_dir, key) / "portions").mkdir(parents=True)
+    np.savez(portions / "0.npz", content=[digest(examined)])
     table = VersionTable(database)
     table.record(write(settings.versions_dir, key=key))
     table.publish(key, "v0001", expected=None)
@@ -88,7 +93,8 @@ def test_nothing_is_left_and_other_projects_keep_theirs(settings: Settings, two_
     assert tables >= {"feedback_events", "shown", "task_images", "versions", "served", "jobs"}
     assert set(counted.rows) == tables, "the fixture fills every table"
     assert counted.rows["feedback_events"] == 3, "what came before its Label Studio was named, too"
-    assert (len(counted.versions), len(counted.images)) == (1, 2)
+    assert (len(counted.versions), len(counted.images)) == (1, 3)
+    last = Ledger(two_projects).last_event(UNNAMED)
     assert erase(settings, two_projects, KEY) == counted
     assert rows(two_projects, KEY) == {}
     two_projects.close()
@@ -98,6 +104,8 @@ def test_nothing_is_left_and_other_projects_keep_theirs(settings: Settings, two_
     assert len(files_with(settings.data_dir / "cache", digest(SHARED), digest(THEIRS))) == 2
     assert len(list(settings.versions_dir.glob(f"{OTHER.id}.*/v0001/manifest.json"))) == 1
     assert ProjectTable(two_projects).keys() == [OTHER]
+    correct(two_projects, 1)
+    assert Ledger(two_projects).last_event(KEY) > last, "an erased event's id is no other's"
 
 
 def test_a_running_job_is_not_pulled_from_under_its_worker(settings: Settings, two_projects: Database) -> None:
