@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,12 +79,14 @@ def drift_since(files: Mapping[str, bytes], images: Iterable[tuple[str, NDArray[
     arrays = load(files[FILE])
     fit, seen = arrays["features"], set(arrays["content"].tolist())
     unseen = (features for sha256, features in images if _short(sha256) not in seen)
-    new = [features[:: _step(len(features))] for features in unseen]
+    new = [features[:: _step(len(features))] for features in islice(unseen, MOST_NEW)]
     return drift_of(fit, np.array(new, dtype=np.float16).reshape(-1, fit.shape[1]))
 
 
 class Novelty:
     """How far photos are from the nearest photo of a fit, by cosine distance.
+
+    Copies among the fit's photos count once: nearest ones would all be copies.
 
     Args:
         files: of a version that has `FILE`.
@@ -92,7 +95,7 @@ class Novelty:
     def __init__(self, files: Mapping[str, bytes]) -> None:
         from safetensors.numpy import load
 
-        self._fit = unit_rows(load(files[FILE])["features"].astype(np.float32))
+        self._fit = unit_rows(np.unique(load(files[FILE])["features"], axis=0).astype(np.float32))
         own = self._fit @ self._fit.T - 2 * np.eye(len(self._fit))
         self._typical = max(float(np.mean(1 - own.max(axis=1))), 1e-6)
 

@@ -56,6 +56,8 @@ def test_a_photo_is_new_by_its_distance_from_the_nearest_one() -> None:
     assert [novelty.of(row) for row in features(0, 200)[::50]] == pytest.approx([0] * 4, abs=1e-3), "those of the fit"
     assert found[0] == pytest.approx(1, abs=0.2)
     assert found[1] > 1.2 * found[0]
+    twice = write_fit_features(features(0, 200).repeat(2, axis=0), [sha256(number) for number in range(400)])
+    assert Novelty(twice).of(features(1, 1)[0]) == pytest.approx(novelty.of(features(1, 1)[0])), "copies"
 
 
 def test_a_version_keeps_little_of_many_wide_features() -> None:
