@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from ram_backend.projects.options import ProjectOptions, parse_options
 
 FIELDS = ("tags", "threshold", "precision", "top_k", "per_tag")
 """Settings that the form has."""
+
+_PAIR_ENDS = re.compile(r"(?<=[\d.])\s*,\s*")
+"""A comma behind a number; those in a tag's name stay."""
 
 _BY_PAGE = "asked for on the admin's page"
 
@@ -35,11 +39,11 @@ def _set_options(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) ->
         if text := str(given.get(name, "")).strip():
             options[name] = _number(name, text)
     per_tag: dict[str, float] = {}
-    for pair in filter(str.strip, str(given.get("per_tag", "")).split(",")):
+    for pair in filter(None, _PAIR_ENDS.split(str(given.get("per_tag", "")).strip())):
         tag, _, value = map(str.strip, pair.rpartition("="))
         per_tag[tag] = _number(f"per_tag[{tag!r}]", value)
     options["per_tag"] = per_tag
-    new = {name: value for name, value in options.items() if value}
+    new = {name: value for name, value in options.items() if value not in ("", {})}
 
     def edited(old: ProjectOptions) -> ProjectOptions:
         others = {name: value for name, value in old.to_json().items() if name not in FIELDS}

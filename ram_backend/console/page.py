@@ -26,6 +26,7 @@ from ram_backend.images.guard import is_loopback
 from ram_backend.jobs.schedules import KINDS
 from ram_backend.labelstudio.provisioning import Check
 from ram_backend.labelstudio.task_images import ImageReference
+from ram_backend.models.calibration import cost_thresholds
 from ram_backend.projects.project import Project, TrustedHost
 from ram_backend.server.app import Opened
 from ram_backend.server.handlers import snapshot_of
@@ -235,9 +236,10 @@ async def _thresholds_in_force(services: Services, project: Project) -> tuple[di
     for name, control in snapshot.config.controls.items():
         if (tagger := snapshot.taggers.get(name)) is None:
             continue
+        own = cost_thresholds(tagger.thresholds, control.add_cost)
         for columns, given in zip(control.columns, control.thresholds, strict=True):
             for column in columns:
-                value = float(tagger.thresholds[column]) if given is None else given
+                value = float(own[column]) if given is None else given
                 said = source if given is None else "settings"
                 found[control.texts[column]] = {"value": value, "source": said}
     return found, None

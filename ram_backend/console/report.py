@@ -16,7 +16,10 @@ from ram_backend.console.statistics import count_edits, statistics_of
 from ram_backend.errors import NotAvailable
 from ram_backend.feedback.labels import TagCounts
 from ram_backend.jobs.service import JobService
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.models.calibration import cost_thresholds
 from ram_backend.models.registry import find_bundle
+from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import open_image_loader
@@ -36,15 +39,23 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
     statistics = statistics_of(jobs.ledger, project)
     served, version = incumbent_of(jobs.versions, settings.versions_dir, key, None)
     records = jobs.versions.list(key)
-    options = project.options()
-    own: dict[str, float] = {}
+    own: dict[str, Any] = {}
     if version is not None:
-        own = dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))
+        own = dict(zip(version.delta.tags, version.delta.thresholds, strict=True))
+    controls = () if statistics.problem else parse_label_config(project.label_config).tag_controls
+    by_text = {text: (each, choice.names) for each in controls for choice in each.choices for text in choice.texts}
+
+    def threshold(tag: str) -> float | None:
+        control, names = by_text.get(tag, (controls[-1], (tag,)))
+        options = project.options(ProjectOptions(**control.attributes))
+        given = options.threshold_of(names, served.learned)
+        if given is not None or tag not in own:
+            return given
+        return float(cost_thresholds(own[tag], control.add_cost if options.add_cost is None else options.add_cost))
 
     def row(tag: TagCounts) -> dict[str, Any]:
-        given = options.threshold_of([tag.tag], served.learned)
         figures = {"shown": tag.shown, "precision": tag.precision, "recall": tag.recall}
-        return {**asdict(tag), **figures, "threshold": own.get(tag.tag) if given is None else given}
+        return {**asdict(tag), **figures, "threshold": threshold(tag.tag)}
 
     counts = {each.name: each.lineage.corrections.count for each in records if each.lineage}
     steps = [
@@ -175,6 +186,7 @@ def _drift(jobs: JobService, settings: Settings, project: Project, version: Vers
     by_task = jobs.ledger.shown(project.key, version=version.name, limit=2 * MOST_NEW).values()
     shown = sorted((first for first, *_ in by_task), key=lambda each: each.shown_at)
     images = dict.fromkeys(image.sha256 for each in shown for image in each.images)
-    cached = map(loader.cached, list(images)[:MOST_NEW])
+    cached = map(loader.cached, images)
     tokens = ((each.sha256, each.tokens[0]) for each in cached if each is not None and each.tokens is not None)
-    return drift_since(version.files, tokens)
+    drift = drift_since(version.files, tokens)
+    return drift if drift.photos else None

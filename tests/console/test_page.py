@@ -96,12 +96,14 @@ def test_another_version_is_served(corrected: Console) -> None:
 
 def test_settings_are_saved_refused_and_taken_back(corrected: Console) -> None:
     corrected.jobs.projects.edit_options(corrected.key, lambda old: ProjectOptions(add_cost=3))
-    corrected.post("options", tags="red, blue", threshold="0.4", per_tag="red=0.9", top_k="3", precision="")
+    corrected.post(
+        "options", tags="red, blue", threshold="0", per_tag="red=0.9, red, blue=0.4", top_k="3", precision=""
+    )
     (project,) = corrected.jobs.projects.changes().projects
     assert project.admin_options.to_json() == {
         "tags": ["red", "blue"],
-        "threshold": 0.4,
-        "per_tag": {"red": 0.9},
+        "threshold": 0.0,
+        "per_tag": {"red": 0.9, "red, blue": 0.4},
         "top_k": 3,
         "add_cost": 3,  # not in the form
     }
@@ -117,6 +119,7 @@ def test_settings_are_saved_refused_and_taken_back(corrected: Console) -> None:
         assert (answer.status_code, why in answer.json()["error"]) == (400, True)
     (project,) = corrected.jobs.projects.changes().projects
     assert project.admin_options.to_json() == {"add_cost": 3}
+    wait_until(lambda: re.search(r">\s*0\.25\s*<", corrected.text()))  # the cost's, where a tag has no threshold
 
 
 def test_jobs_are_scheduled_and_no_more(corrected: Console) -> None:
