@@ -150,7 +150,11 @@ class BoxFile:
             check_folder_of(self.path, option="--export")
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"--export {wanted}: {path} is there already: name an empty or a new folder.")
-        self._root = Path(os.path.commonpath([each.absolute().parent for each in paths] or [Path.cwd()]))
+        stems: dict[Path, Path] = {}
+        for each in paths if kind != "coco" else ():
+            if (other := stems.setdefault(each.with_suffix(""), each)) != each:
+                raise InputError(f"{other} and {each} differ only in their suffix: rename one of them.")
+        self._root = Path(os.path.commonpath([each.parent.resolve() for each in paths] or [Path.cwd()]))
         self._tags = tags
         self.images: set[str] = set()
         self._found: list[BoxedImage] = []
@@ -158,7 +162,7 @@ class BoxFile:
     def add(self, record: Record, image: TaggedImage) -> None:
         """Adds the regions of an image."""
         boxes = tuple(LabelledBox(r["tag"], tuple(r["box"]), r["score"], r.get("mask")) for r in record["regions"])
-        name = image.path.absolute().relative_to(self._root).as_posix()
+        name = (image.path.parent.resolve() / image.path.name).relative_to(self._root).as_posix()
         self._found.append(BoxedImage(name, image.size, boxes))
 
     def close(self) -> None:
@@ -187,10 +191,13 @@ def read_records(path: Path) -> list[Record]:
     try:
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
+        records = [json.loads(line) for line in content[:whole].splitlines()]
+        records = [{**each, "image": each["image"], "model_version": each["model_version"]} for each in records]
+        if not records and not content.startswith(b'{"image": '[: len(content)]):
+            raise ValueError
         if whole < len(content):
             os.truncate(path, whole)
-        records = [json.loads(line) for line in content[:whole].splitlines()]
-        return [{**each, "image": each["image"], "model_version": each["model_version"]} for each in records]
+        return records
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{path} is not what `tag --out` writes, so --resume can't go on: choose another file."

@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 from xml.etree import ElementTree
 
-from ram_backend.errors import InputError
 from ram_backend.evaluation.labels import LabelledImage, LabelSet
 
 Box = tuple[float, float, float, float]
@@ -72,10 +71,8 @@ def files_of(kind: BoxFormat, content: BoxSet) -> Iterator[tuple[str, str]]:
     COCO's boxes are pixels (x, y, width, height); masks become run lengths.
     YOLO has `data.yaml`, `classes.txt`, and per image `labels/NAME.txt` with a
     class and the box's centre and size a line. VOC has an XML file per image;
-    its pixels count from 1. Only COCO keeps scores and masks.
-
-    Raises:
-        InputError: two images would have the same file.
+    its pixels count from 1. Only COCO keeps scores and masks. In YOLO and VOC images
+    that differ only in their suffix would have one file.
     """
     if kind == "coco":
         yield "", _coco(content)
@@ -84,12 +81,8 @@ def files_of(kind: BoxFormat, content: BoxSet) -> Iterator[tuple[str, str]]:
         names = json.dumps(content.tags, ensure_ascii=False)
         yield "data.yaml", f"path: .\ntrain: images\nval: images\nnames: {names}\n"
         yield "classes.txt", "".join(f"{tag}\n" for tag in content.tags)
-    seen: dict[str, str] = {}
     for image in content.images:
-        stem = str(PurePosixPath(image.file).with_suffix(""))
-        if stem in seen:
-            raise InputError(f"{seen[stem]} and {image.file} differ only in their suffix: rename one of them.")
-        seen[stem] = image.file
+        stem = PurePosixPath(image.file).with_suffix("")
         if kind == "yolo":
             yield f"labels/{stem}.txt", _yolo(image, content.tags)
         else:

@@ -48,10 +48,10 @@ def read_yolo(folder: Path) -> BoxSet:
     names = {path.with_suffix(""): path for path in sorted(photos)}
     for path in (folder / "labels").rglob("*.txt"):
         stem = path.relative_to(folder / "labels").with_suffix("")
-        names.setdefault(stem, stem.with_suffix(".jpg"))
+        names.setdefault(stem, stem.with_name(f"{stem.name}.jpg"))
     images = []
     for stem, name in sorted(names.items()):
-        path, boxes = folder / "labels" / stem.with_suffix(".txt"), list[LabelledBox]()
+        path, boxes = folder / "labels" / f"{stem}.txt", list[LabelledBox]()
         lines = read_text(path).splitlines() if path.exists() else []
         for number, line in enumerate(filter(str.strip, lines), start=1):
             with naming(f"{path}, line {number}", "a class, and its box or polygon in shares"):

@@ -81,7 +81,9 @@ def test_regions_as_data_sets(tmp_path: Path) -> None:
         photo.resize((90, 60)).save(photos / "sub" / "small.png")
     kinds = {"coco": tmp_path / "boxes.json", "yolo": tmp_path / "yolo", "voc": tmp_path / "voc"}
     exports = [part for kind, path in kinds.items() for part in ("--export", f"{kind}={path}")]
-    lines = json_lines(run("tag", photos, "--tags", "grass,cat", "--json", *exports))
+    lines = json_lines(
+        run("tag", photos / "sub" / ".." / "cat.jpg", photos / "sub", "--tags", "grass,cat", "--json", *exports)
+    )
     expected = {Path(line["image"]).name: [(each["tag"], each["box"]) for each in line["regions"]] for line in lines}
     for read in (read_coco(kinds["coco"]), read_yolo(kinds["yolo"])):
         found = {Path(image.file).name: [(each.tag, [*each.box]) for each in image.boxes] for image in read.images}
@@ -184,9 +186,11 @@ def test_a_file_is_gone_on_with(tmp_path: Path, folder: Path) -> None:
     assert list(map(float, found[1::2])) == pytest.approx(list(map(float, expected[1::2])), abs=1e-5)
     with pytest.raises(InputError, match="other tags or another bundle"):
         run("tag", folder, "--tags", "dog", "--out", file, "--resume")
-    file.write_text("something else\n")
-    with pytest.raises(InputError, match="not what `tag --out` writes"):
-        run("tag", folder, "--tags", "cat,x", "--out", file, "--resume")
+    for other in ("something else\n", '{"file": "a"}\n{"file": "b"', '{"file": "a"}'):
+        file.write_text(other)
+        with pytest.raises(InputError, match="not what `tag --out` writes"):
+            run("tag", folder, "--tags", "cat,x", "--out", file, "--resume")
+        assert file.read_text() == other
 
 
 def test_what_the_files_hold(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pycocotools.coco import COCO
 
+from ram_backend.cli.tag_files import BoxFile
 from ram_backend.errors import InputError
 from ram_backend.evaluation.boxes import BoxedImage, BoxFormat, BoxSet, LabelledBox, files_of
 from ram_backend.evaluation.detection_formats import read_coco, read_voc, read_yolo
@@ -87,12 +88,12 @@ def test_yolo_comes_back_equal(tmp_path: Path) -> None:
 def test_yolo_of_others(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    (tmp_path / "labels" / "x.txt").write_text("1 0.5 0.5 0.2 0.4 0.9\n0 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.4\n")
+    (tmp_path / "labels" / "x.rf.1.txt").write_text("1 0.5 0.5 0.2 0.4 0.9\n0 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.4\n")
     (image,) = read_yolo(tmp_path).images
     dog, cat = LabelledBox("dog", (0.4, 0.3, 0.6, 0.7), 0.9), LabelledBox("cat", (0.1, 0.1, 0.3, 0.5))
-    assert image == BoxedImage("x.jpg", (0, 0), (dog, cat)), "a score, and a polygon"
-    (tmp_path / "labels" / "x.txt").write_text("0 0.5 0.5 0.1 0.1\n2 0.5 0.5 0.1 0.1\n")
-    with pytest.raises(InputError, match=r"x\.txt, line 2: not a class, and its box"):
+    assert image == BoxedImage("x.rf.1.jpg", (0, 0), (dog, cat)), "a score, and a polygon"
+    (tmp_path / "labels" / "x.rf.1.txt").write_text("0 0.5 0.5 0.1 0.1\n2 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(InputError, match=r"x\.rf\.1\.txt, line 2: not a class, and its box"):
         read_yolo(tmp_path)
 
 
@@ -133,9 +134,9 @@ def test_eval_reads_the_tags(tmp_path: Path, kind: BoxFormat) -> None:
     assert found == {"a.jpg": {"dog", TAGS[2]}, "b.png": {TAGS[1]}, "sub/c.jpg": set()}
 
 
-def test_two_photos_of_one_name_are_refused() -> None:
-    twice = BoxSet("", tuple(BoxedImage(name, (8, 8), ()) for name in ("a.jpg", "a.png")), ())
-    assert len(list(files_of("coco", twice))) == 1
+def test_two_photos_of_one_name_are_refused_before_tagging(tmp_path: Path) -> None:
+    twice = [tmp_path / "a.jpg", tmp_path / "a.png"]
+    BoxFile(f"coco={tmp_path / 'boxes.json'}", twice, None)
     for kind in ("yolo", "voc"):
-        with pytest.raises(InputError, match=r"a\.jpg and a\.png differ only in their suffix"):
-            list(files_of(kind, twice))
+        with pytest.raises(InputError, match=r"a\.jpg and \S+a\.png differ only in their suffix"):
+            BoxFile(f"{kind}={tmp_path / kind}", twice, None)
