@@ -119,7 +119,10 @@ def _of_file(labels: Path, images: Path, settings: Settings) -> EngineInput:
                 yield error
 
     captions = _named_by_captions(found.images, tags) if any(image.captions for image in found.images) else None
-    return EngineInput([image.file for image in found.images], tags, *found.matrices(tags), load, captions)
+    times = sum(path.stat().st_mtime_ns for image in found.images if (path := images / image.file).is_file())
+    extra = [{"split": image.split, "captions": image.captions} for image in found.images]
+    names, source = [image.file for image in found.images], f"{images.resolve()} {times}"
+    return EngineInput(names, tags, *found.matrices(tags), load, captions, source, extra)
 
 
 def _named_by_captions(images: Sequence[LabelledImage], tags: Sequence[str]) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ import json
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class EngineInput:
         load: bytes of the images with these numbers, in order; an error where
             there are none.
         captions: (N, L) share of an image's captions that name the tag, or None.
+        source: where the images are from; another one's aren't these.
+        extra: fields of an image's line that its labels keep, or nothing.
     """
 
     names: Sequence[str]
@@ -69,6 +71,8 @@ class EngineInput:
     known: NDArray[np.bool_]
     load: Callable[[Sequence[int]], Iterator[bytes | Exception]] = field(repr=False)
     captions: NDArray[np.float32] | None = None
+    source: str = ""
+    extra: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ def encode(
     total, found = len(images.names), list[tuple[Path, range]]()
     for start in range(0, total, PORTION):
         numbers = range(start, min(start + PORTION, total))
-        identity = json.dumps([tagger.model_version, *(images.names[number] for number in numbers)])
+        identity = json.dumps([tagger.model_version, images.source, *(images.names[number] for number in numbers)])
         name = f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz"
         found.append((folder / "portions" / name, numbers))
     for done, (file, numbers) in enumerate(random.Random(share).sample(found, len(found)) if share else found):
@@ -207,13 +211,13 @@ def encode(
 
 
 def _lacks_images(file: Path) -> bool:
-    """Whether the host of an image didn't answer, when the portion was encoded."""
+    """Whether an image couldn't be had or read, when the portion was encoded."""
     with np.load(file) as stored:
-        return bool(stored.get("unreachable", 0))
+        return len(stored["errors"]) > 0
 
 
 def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tagger, loader: ImageLoader) -> None:
-    rows, content, phash, tokens, errors, unreachable = [], [], [], [], [], 0
+    rows, content, phash, tokens, errors = [], [], [], [], []
     waiting: list[LoadedImage] = []
     for number, data in zip(numbers, images.load(numbers), strict=True):
         try:
@@ -222,7 +226,6 @@ def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tag
             waiting.append(loader.load(data, name=images.names[number]))
         except (ImageError, ImageUnreachable) as error:
             errors.append(f"{images.names[number]}: {error}")
-            unreachable += isinstance(error, ImageUnreachable)
         else:
             rows.append(number - numbers.start)
             content.append(waiting[-1].sha256)
@@ -240,7 +243,6 @@ def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tag
         tokens=stacked.astype(np.float16),
         scores=tagger.score(stacked).log_odds,
         errors=np.array(errors, dtype=np.str_),
-        unreachable=unreachable,
     )
     partial.replace(file)
 
@@ -267,6 +269,7 @@ def _write(
             tags = [tag for tag in on if tag not in found] + [tag for tag in found if found[tag].kind == "missing"]
             maybe = [images.tags[column] for column in np.flatnonzero(~images.known[number])]
             line = {"file": name, "tags": tags, "maybe": maybe, "changed": {t: f.kind for t, f in found.items()}}
+            line |= images.extra[number] if images.extra else {}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     (folder / "summary.json").write_text(json.dumps(summary, ensure_ascii=False, indent=1), encoding="utf-8")
     by_tag: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: {"wrong": [], "missing": []})
