@@ -51,10 +51,13 @@ def connect(
     has them. Asking again changes nothing that is right already.
     """
     settings = load_settings()
+    bundles = settings.bundles_dir
     options = ConnectOptions(
         url=url_of(settings.host, settings.port or 9090) if url is None else instance_of(url, of="the backend"),
         label_config=None if label_config is None else read_text(label_config, XML_FILE),
-        fallback=lambda: _all_tags(settings),
+        fallback=lambda: vocabulary_config(
+            load_label_system() if settings.bundle == "starter" else find_bundle(settings.bundle, bundles).vocabulary
+        ),
         login=settings.basic_auth(),
         secret=settings.webhook_headers(),
         extra_params=None if extra_params is None else parse_options(extra_params, source="--extra-params").to_json(),
@@ -96,9 +99,3 @@ def _label_studio(settings: Settings, trusted_host: TrustedHost | None) -> tuple
     found.version()
     found.whoami()
     return found, token
-
-
-def _all_tags(settings: Settings) -> str:
-    if settings.bundle == "starter":
-        return vocabulary_config(load_label_system())
-    return vocabulary_config(find_bundle(settings.bundle, settings.bundles_dir).vocabulary)

@@ -189,11 +189,7 @@ def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEv
 
 
 def statement_event(
-    parsed: ParsedAnnotation,
-    received_at: datetime,
-    *,
-    task_data: object = None,
-    offered: LabelSpace | None = None,
+    parsed: ParsedAnnotation, received_at: datetime, *, task_data: object = None, offered: LabelSpace | None = None
 ) -> FeedbackEvent:
     """The event of one statement; `task_data` as received."""
     statement = parsed.canonical()

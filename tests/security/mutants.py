@@ -76,7 +76,7 @@ BROKEN = {
     "images/fetch.py": {"_unquoted": "from urllib.parse import unquote_to_bytes\nreturn unquote_to_bytes(text)"},
     "labelstudio/client.py": {"LabelStudio.is_api": "return False"},
     "projects/project.py": {
-        "connection_of": "return Connection(url or project.hostname or None, api_key or project.access_token, True)",
+        "connection_of": "return Connection(url or project.hostname or None, api_key or project.access_token, True)"
     },
     "projects/cache.py": {"ProjectCache.candidate_connection": "return None"},
     "server/middleware.py": {
