@@ -170,7 +170,7 @@ def forget(
         return
     if not yes:
         typer.confirm("Remove all of it? Nothing brings it back.", abort=True)
-    opened.jobs.table.expire()  # a job of a worker that died
+    opened.jobs.table.expire()  # jobs of dead workers
     erase(opened.settings, opened.database, opened.key)
     typer.echo("It is forgotten.")
 

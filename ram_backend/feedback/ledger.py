@@ -48,7 +48,7 @@ class EventRow(OfProject, Base):
     __table_args__ = (
         _unique("feedback_events", "kind", "annotation_id", "task_id", "updated_us", "content"),
         Index("ix_feedback_events_order", "project_id", "created", "event_id"),
-        {"sqlite_autoincrement": True},  # an erased event's id is no other's
+        {"sqlite_autoincrement": True},  # erased ids don't come back
     )
 
     event_id: Mapped[RowId]
