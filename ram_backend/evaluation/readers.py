@@ -57,7 +57,7 @@ class _Line(BaseModel):
 
 def _read_json_lines(path: Path) -> LabelSet:
     images = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             with naming(f"{path}, line {number}", 'an object with "file" and "tags"'):
                 entry = _Line.model_validate_json(line)

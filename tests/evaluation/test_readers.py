@@ -10,7 +10,7 @@ from ram_backend.evaluation.labels import LabelledImage
 from ram_backend.evaluation.readers import read_labels
 
 LINES = [
-    {"file": "a.jpg", "split": "train", "tags": ["dog", "grass"], "maybe": ["cat"], "captions": ["a dog"], "more": 1},
+    {"file": "a.jpg", "split": "train", "tags": ["dog", "grass"], "maybe": ["cat"], "captions": ["\u2028"], "more": 1},
     {"file": "b.jpg", "split": "test", "tags": []},
     {"file": "sub/c.jpg", "split": "test", "tags": ["cat"], "absent": ["dog"]},
 ]
@@ -25,10 +25,10 @@ COCO = {
 
 def test_json_lines(tmp_path: Path) -> None:
     file = tmp_path / "labels.jsonl"
-    file.write_text("\n".join(map(json.dumps, LINES)) + "\n\n")
+    file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in LINES) + "\n\n", encoding="utf-8")
     labels = read_labels(file)
     assert (labels.name, labels.tags) == (tmp_path.name, ("cat", "dog", "grass"))
-    first = LabelledImage("a.jpg", frozenset({"dog", "grass"}), frozenset({"cat"}), split="train", captions=("a dog",))
+    first = LabelledImage("a.jpg", frozenset({"dog", "grass"}), frozenset({"cat"}), split="train", captions=("\u2028",))
     assert labels.images[0] == first
     right, known = labels.matrices(["dog", "cat", "grass", "dog"])
     assert right.tolist() == [[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]]
