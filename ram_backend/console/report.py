@@ -188,5 +188,4 @@ def _drift(jobs: JobService, settings: Settings, project: Project, version: Vers
     images = dict.fromkeys(image.sha256 for each in shown for image in each.images)
     cached = map(loader.cached, images)
     tokens = ((each.sha256, each.tokens[0]) for each in cached if each is not None and each.tokens is not None)
-    drift = drift_since(version.files, tokens)
-    return drift if drift.photos else None
+    return drift if (drift := drift_since(version.files, tokens)).photos else None

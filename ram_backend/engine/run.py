@@ -211,13 +211,13 @@ def encode(
 
 
 def _lacks_images(file: Path) -> bool:
-    """Whether an image couldn't be had or read, when the portion was encoded."""
+    """Whether the host of an image didn't answer, when the portion was encoded."""
     with np.load(file) as stored:
-        return len(stored["errors"]) > 0
+        return bool(stored.get("unreachable", 0))
 
 
 def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tagger, loader: ImageLoader) -> None:
-    rows, content, phash, tokens, errors = [], [], [], [], []
+    rows, content, phash, tokens, errors, unreachable = [], [], [], [], [], 0
     waiting: list[LoadedImage] = []
     for number, data in zip(numbers, images.load(numbers), strict=True):
         try:
@@ -226,6 +226,7 @@ def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tag
             waiting.append(loader.load(data, name=images.names[number]))
         except (ImageError, ImageUnreachable) as error:
             errors.append(f"{images.names[number]}: {error}")
+            unreachable += isinstance(error, ImageUnreachable)
         else:
             rows.append(number - numbers.start)
             content.append(waiting[-1].sha256)
@@ -243,6 +244,7 @@ def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tag
         tokens=stacked.astype(np.float16),
         scores=tagger.score(stacked).log_odds,
         errors=np.array(errors, dtype=np.str_),
+        unreachable=unreachable,
     )
     partial.replace(file)
 

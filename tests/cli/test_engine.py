@@ -30,8 +30,7 @@ def test_a_run_over_files_writes_report_and_findings(tmp_path: Path) -> None:
         ("train", entries[0]["captions"]),
         (None, []),
     ]
-    others = shutil.copytree(photos[0].parent, tmp_path / "others")
-    run("engine", "run", *given[:3], others, *given[4:])
+    run("engine", "run", *given[:3], shutil.copytree(photos[0].parent, tmp_path / "others"), *given[4:])
     assert len(list((tmp_path / "run" / "portions").glob("*.npz"))) == 2, "these may be other photos of the same names"
 
 

@@ -131,7 +131,7 @@ def test_an_image_whose_host_did_not_answer_is_fetched_again(tmp_path: Path) -> 
 
 
 def test_other_labels_of_the_same_images_are_judged_without_encoding(tmp_path: Path) -> None:
-    images, _ = _images()
+    images, _ = _images(broken=5)
     _run(tmp_path, images)
     other, loader = replace(images, labels=images.labels ^ (np.arange(160) % 20 == 0)[:, None]), _Loader()
     changed = _run(tmp_path, other, loader)

@@ -53,7 +53,8 @@ def fill(settings: Settings, database: Database, key: ProjectKey, pictures: tupl
     examined = picture((key.id, 200, 10), (6, 6))  # by the data engine alone
     loader.encode(ColourNetwork(), [loader.load(examined, name="image")])
     (portions := engine_folder(settings.versions_dir, key) / "portions").mkdir(parents=True)
-    np.savez(portions / "0.npz", content=[digest(examined)])
+    (portions / f"{0:032}.host.7.partial.npz").write_bytes(b"of a killed worker")
+    np.savez(portions / f"{0:032}.npz", content=[digest(examined)])
     table = VersionTable(database)
     table.record(write(settings.versions_dir, key=key))
     table.publish(key, "v0001", expected=None)
