@@ -61,8 +61,8 @@ class EngineInput:
         load: bytes of the images with these numbers, in order; an error where
             there are none.
         captions: (N, L) share of an image's captions that name the tag, or None.
-        source: where the images are from; another one's aren't these.
-        extra: fields of an image's line that its labels keep, or nothing.
+        source: folder and times; names alone aren't images.
+        extra: further fields of an image's labels, or nothing.
     """
 
     names: Sequence[str]
@@ -211,7 +211,7 @@ def encode(
 
 
 def _lacks_images(file: Path) -> bool:
-    """Whether the host of an image didn't answer, when the portion was encoded."""
+    """Whether the host of an image didn't answer."""
     with np.load(file) as stored:
         return bool(stored.get("unreachable", 0))
 

@@ -54,6 +54,6 @@ def _linked(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
 
     distinct, of_row = np.unique(hashes, return_inverse=True)
     unpacked = np.unpackbits(distinct.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32)
-    # squared Euclidean distance of bits is Hamming distance; clusters are connected components
+    # squared distance of bits: Hamming; clusters: connected components
     clusters = DBSCAN(eps=math.sqrt(bits + 0.5), min_samples=1, algorithm="brute")
     return clusters.fit_predict(unpacked)[of_row]
